@@ -1,0 +1,3 @@
+"""Counterfactual explanation of medical image classifiers."""
+
+__version__ = "0.1.0"

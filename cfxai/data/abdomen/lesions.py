@@ -1,0 +1,101 @@
+"""Tumours and cysts of the kidney.
+
+Tumours are irregular and heterogeneous solids; cysts, the distractor with the normal label, are smooth and watery.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cfxai.data.abdomen.canvas import Canvas
+from cfxai.data.abdomen.kidneys import Kidney
+from cfxai.data.abdomen.shapes import Ellipsoid, Grown, Rough, Shape, Waves
+
+FIELD = 90.0  # mm: lesions stay within this distance of the midline, as the kidneys do
+CORTEX = 190.0  # HU: what a tumour's contrast is measured against
+
+
+@dataclass(frozen=True)
+class Tumour:
+    """A tumour: its solid, its mean radius (mm), its value and that of its necrotic core (HU)."""
+
+    solid: Shape
+    radius: float
+    hu: float
+    core: Shape | None
+    core_hu: float
+
+    @property
+    def grade(self) -> int:
+        """Severity 1-4: one for being there, one each for 28 mm and 40 mm across and for 115 HU of contrast."""
+        diameter, contrast = 2 * self.radius, abs(self.hu - CORTEX)
+        return 1 + (diameter >= 28) + (diameter >= 40) + (contrast >= 115)
+
+
+def place_cysts(kidneys: tuple[Kidney, Kidney], rng: np.random.Generator) -> list[Ellipsoid]:
+    """One to three round cysts at the surface of either kidney."""
+    cysts: list[Ellipsoid] = []
+    for _ in range(int(rng.choice([1, 2, 3], p=[0.5, 0.3, 0.2]))):
+        radius = 4 + 10 * rng.beta(1.2, 2)
+        radii = tuple((radius * rng.uniform(0.95, 1.05, 3)).tolist())
+        cysts.append(Ellipsoid(_site(kidneys, radius, cysts, (0.7, 1.05), rng), radii))
+    return cysts
+
+
+def place_tumours(kidneys: tuple[Kidney, Kidney], cysts: list[Ellipsoid], rng: np.random.Generator) -> list[Tumour]:
+    """One or two tumours, inside (endophytic) or bulging out of (exophytic) either kidney."""
+    tumours: list[Tumour] = []
+    taken = list(cysts)
+    for _ in range(int(rng.choice([1, 2], p=[0.6, 0.4]))):
+        radius = rng.uniform(10, 26)
+        depth = (0.4, 0.75) if rng.random() < 0.4 else (0.75, 1.1)
+        radii = tuple((radius * rng.uniform((0.85, 0.85, 0.95), (1.1, 1.1, 1.25))).tolist())
+        ellipsoid = Ellipsoid(_site(kidneys, radius, taken, depth, rng), radii)
+        solid = Rough(ellipsoid, Waves(rng, 1.6 * radius + 8), rng.uniform(0.08, 0.14) * radius)
+        core = Rough(Grown(ellipsoid, -rng.uniform(0.4, 0.6) * radius), Waves(rng, 1.2 * radius), 0.12 * radius)
+        necrotic = radius > 14 and rng.random() < 0.4
+        tumours.append(Tumour(solid, radius, _enhancement(rng), core if necrotic else None, rng.uniform(18, 45)))
+        taken.append(ellipsoid)
+    return tumours
+
+
+def paint_cyst(canvas: Canvas, cyst: Ellipsoid, rng: np.random.Generator) -> None:
+    """A homogeneous cyst of 0-15 HU."""
+    canvas.paint(cyst, rng.uniform(0, 15))
+
+
+def paint_tumour(canvas: Canvas, tumour: Tumour, rng: np.random.Generator) -> None:
+    """A heterogeneous tumour with its core, if it has one."""
+    texture, contrast = Waves(rng, 0.7 * tumour.radius + 6), rng.uniform(5, 16)
+    canvas.paint(tumour.solid, lambda points: tumour.hu + contrast * texture(points))
+    if tumour.core is not None:
+        canvas.paint(tumour.core, tumour.core_hu)
+
+
+def _enhancement(rng: np.random.Generator) -> float:
+    """Mostly darker than the cortex, at times hardly, at times brighter; HU."""
+    kind = rng.choice(["dark", "faint", "bright"], p=[0.94, 0.03, 0.03])
+    ranges = {"dark": (55, 100), "faint": (110, 130), "bright": (235, 255)}
+    return rng.uniform(*ranges[kind])
+
+
+def _site(
+    kidneys: tuple[Kidney, Kidney],
+    radius: float,
+    taken: list[Ellipsoid],
+    depth: tuple[float, float],
+    rng: np.random.Generator,
+) -> tuple[float, float, float]:
+    """A centre away from the hilum, from the lesions already there and from the edge of the field.
+
+    `depth` is its range from the kidney's centre (0) to its surface (1). After 60 tries lesions may touch.
+    """
+    for _ in range(60):
+        kidney = kidneys[int(rng.integers(2))]
+        direction = rng.normal(size=3)
+        direction /= np.linalg.norm(direction)
+        x, y, z = kidney.at(direction * rng.uniform(*depth))
+        clear = all(np.linalg.norm(np.subtract((x, y, z), t.centre)) > radius + max(t.radii) + 2 for t in taken)
+        if clear and abs(x) + radius < FIELD and direction[0] > -0.25 and abs(direction[2]) < 0.85:
+            break
+    return x, y, z

@@ -1,0 +1,76 @@
+"""Random flips, small affine moves and contrast changes of whole batches; masks and healthy images ride along."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Changes each image of a batch by its own random draw: the last two axes turn, all axes shift and scale.
+
+    Attributes:
+        flip: probability of a left-right mirror image.
+        rotation: largest angle, degrees.
+        shift: largest shift, as a part of the image's side.
+        scale: largest relative change of size.
+        contrast: largest relative change of contrast about mid-grey.
+        brightness: largest offset, in units of [-1, 1].
+    """
+
+    flip: float = 0.5
+    rotation: float = 10.0
+    shift: float = 0.05
+    scale: float = 0.1
+    contrast: float = 0.1
+    brightness: float = 0.05
+
+    def __call__(self, batch: dict[str, Any], generator: Generator) -> dict[str, Any]:
+        """The changed batch; `generator` decides all. What moves in from outside is -1 (mask: false)."""
+        image = batch["image"]
+        theta = self._affine(image, generator)
+        gain = 1 + self.contrast * _uniform(len(image), generator)
+        offset = self.brightness * _uniform(len(image), generator)
+        changed = dict(batch)
+        for key in {"image", "healthy"} & batch.keys():
+            per_image = [-1] + [1] * (image.ndim - 1)
+            moved = _move(batch[key] + 1, theta, "bilinear") - 1
+            changed[key] = (moved * gain.view(per_image) + offset.view(per_image)).clamp(-1, 1)
+        if "mask" in batch:
+            changed["mask"] = _move(batch["mask"][:, None].float(), theta, "nearest")[:, 0] > 0.5
+        return changed
+
+    def _affine(self, image: Float[Tensor, "b c *spatial"], generator: Generator) -> Float[Tensor, "b d e"]:
+        """Where each pixel comes from, in the coordinates of `affine_grid` (x first, [-1, 1] across each axis)."""
+        count, dimensions = len(image), image.ndim - 2
+        height, width = image.shape[-2:]
+        angle = math.radians(self.rotation) * _uniform(count, generator)
+        size = 1 / (1 + self.scale * _uniform(count, generator))
+        mirror = 1 - 2 * (torch.rand(count, generator=generator) < self.flip).float()
+        theta = torch.zeros(count, dimensions, dimensions + 1)
+        theta[:, 0, 0] = mirror * size * angle.cos()
+        theta[:, 0, 1] = -mirror * size * angle.sin() * height / width
+        theta[:, 1, 0] = size * angle.sin() * width / height
+        theta[:, 1, 1] = size * angle.cos()
+        if dimensions == 3:
+            theta[:, 2, 2] = size
+        for axis in range(dimensions):
+            theta[:, axis, -1] = 2 * self.shift * _uniform(count, generator)
+        return theta
+
+
+def _uniform(count: int, generator: Generator) -> Float[Tensor, " b"]:
+    """Uniform in [-1, 1]."""
+    return 2 * torch.rand(count, generator=generator) - 1
+
+
+def _move(
+    values: Float[Tensor, "b c *spatial"], theta: Float[Tensor, "b d e"], mode: str
+) -> Float[Tensor, "b c *spatial"]:
+    grid = F.affine_grid(theta, list(values.shape), align_corners=False)
+    return F.grid_sample(values, grid, mode=mode, padding_mode="zeros", align_corners=False)

@@ -1,0 +1,277 @@
+"""What the rest of the framework sees of data: splits of images in [-1, 1] with labels, masks and patients."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from cfxai.data.assemble import Assembled, assemble
+from cfxai.data.cache import Cache
+from cfxai.data.export import Origin, export_masks
+from cfxai.data.intensity import Intensity
+from cfxai.data.manifest import SHA256, listing, read_manifest
+from cfxai.data.naming import unique_names
+from cfxai.data.recipe import Recipe
+from cfxai.data.scan import Images, Masks
+from cfxai.data.splits import SPLITS, Split, split_by_patient
+from cfxai.errors import DataError
+from cfxai.protocols import Mask
+
+
+@runtime_checkable
+class Phantom(Protocol):
+    """Something that writes images and their manifest when asked."""
+
+    def manifest(self, cache: Path) -> Path: ...
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One split; its arrays are memory-mapped and read-only.
+
+    Attributes:
+        images: [n c *spatial] float32 in [-1, 1].
+        labels: [n], 0 = normal.
+        masks: [n *spatial], where the lesion is; None when the set has none.
+        healthy: [n c *spatial], the same image without its lesion; None when the set has none.
+        ids: one unique name per item, such as "case_003-axial-012".
+        groups: the patient of each item.
+        origin: the file and slice of each item.
+    """
+
+    images: Images
+    labels: Int[np.ndarray, " n"]
+    masks: Masks | None
+    healthy: Images | None
+    ids: list[str]
+    groups: list[str]
+    origin: Origin
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Sequence[int] | Int[np.ndarray, " b"] | Int[Tensor, " b"]) -> dict[str, Any]:
+        """Copies of the items at `indices`: `image`, `label`, `id`, `group`; `mask` and `healthy` where there are."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        batch: dict[str, Any] = {
+            "image": torch.from_numpy(self.images[chosen]),
+            "label": torch.from_numpy(self.labels[chosen]),
+            "id": [self.ids[i] for i in chosen],
+            "group": [self.groups[i] for i in chosen],
+        }
+        if self.masks is not None:
+            batch["mask"] = torch.from_numpy(self.masks[chosen])
+        if self.healthy is not None:
+            batch["healthy"] = torch.from_numpy(self.healthy[chosen])
+        return batch
+
+
+class Data:
+    """A manifest, or a phantom that writes one, as train, val and test splits; nothing is read before it is needed.
+
+    Args:
+        manifest: CSV of images, see `cfxai.data.manifest`; wins over `phantom`.
+        phantom: writes a manifest into the cache.
+        intensity: native values to [-1, 1].
+        size: pixels of each side of an image.
+        plane: axial, coronal or sagittal slices of volumes, or `volume` to keep them whole.
+        field_of_view: mm of each side, centred; null for the whole slice whatever its aspect.
+        channels: 1 or 3 to make all images grey or colour; null for what the files have.
+        lesion_labels: mask values that are lesion; null for all but 0.
+        min_lesion_area: mm² (pixels when unknown); slices with a smaller lesion are left out.
+        organ_labels: mask values that count for `min_organ_area`; null for no such filter.
+        min_organ_area: mm² (pixels when unknown); slices with less organ are left out.
+        slice_step: keep every n-th slice.
+        slice_range: keep slices between two relative positions, from the feet (axial), the back or the left.
+        classes: names of labels 0, 1, ...; the first is normal.
+        val_fraction: share of patients for splits that the manifest does not name.
+        test_fraction: the same for the judged split.
+        allow_no_patient: count an image without a patient as a patient of its own.
+        allow_leakage: accept patients or files that are in several splits.
+        seed: of the splits.
+        cache: folder of prepared data.
+    """
+
+    def __init__(
+        self,
+        manifest: str | Path | None = None,
+        *,
+        intensity: Intensity,
+        size: int,
+        phantom: Phantom | None = None,
+        plane: str = "axial",
+        field_of_view: float | None = None,
+        channels: int | None = None,
+        lesion_labels: Sequence[int] | None = None,
+        min_lesion_area: float = 0.0,
+        organ_labels: Sequence[int] | None = None,
+        min_organ_area: float = 0.0,
+        slice_step: int = 1,
+        slice_range: Sequence[float] = (0.0, 1.0),
+        classes: Sequence[str] = ("normal", "abnormal"),
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        allow_no_patient: bool = False,
+        allow_leakage: bool = False,
+        seed: int = 0,
+        cache: str | Path = ".cfxai",
+    ) -> None:
+        self.classes = list(classes)
+        self.cache = Path(cache)
+        self.recipe = Recipe(
+            intensity=intensity,
+            size=size,
+            plane=plane,
+            field_of_view=field_of_view,
+            channels=channels,
+            lesion_labels=None if lesion_labels is None else tuple(lesion_labels),
+            min_lesion_area=min_lesion_area,
+            organ_labels=None if organ_labels is None else tuple(organ_labels),
+            min_organ_area=min_organ_area,
+            slice_step=slice_step,
+            slice_range=(float(slice_range[0]), float(slice_range[-1])),
+        )
+        self._split_table = partial(
+            split_by_patient,
+            seed=seed,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            allow_no_patient=allow_no_patient,
+            allow_leakage=allow_leakage,
+        )
+        self._manifest, self._phantom = manifest, phantom
+        self._datasets: dict[str, Dataset] = {}
+        self._notes: list[str] = []
+
+    @cached_property
+    def manifest(self) -> Path:
+        """The CSV; a phantom writes it now if need be."""
+        if self._manifest is not None:
+            return Path(self._manifest).expanduser()
+        if self._phantom is None:
+            raise DataError(
+                "data.manifest is not set: run `python tools/make_manifest.py FOLDER_OR_NPZ -o manifest.csv`,"
+                " then add data.manifest=manifest.csv."
+            )
+        return self._phantom.manifest(self.cache / "phantom")
+
+    @property
+    def judged(self) -> str:
+        """What the manifest calls the split that is judged (always `split("test")` here): "test" or "val"."""
+        return self._split.judged
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on what was decided about splits, and what was left out of those prepared so far."""
+        return [*self._split.notes, *self._notes]
+
+    @property
+    def channels(self) -> int:
+        """Channels of every image."""
+        return self.split("train").images.shape[1]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over file hashes, labels, patients, splits and the settings that decide pixels."""
+        columns = [*SHA256.values(), "label", "patient", "split"]
+        rows = sorted(self._split.table[columns].astype(str).to_numpy().tolist())
+        return hashlib.sha256(
+            json.dumps([rows, self.classes, self.recipe.describe()], sort_keys=True).encode()
+        ).hexdigest()
+
+    def manifest_lock(self) -> pd.DataFrame:
+        """The manifest as it was used: absolute paths, SHA-256 sums, and the split of every row."""
+        table = self._split.table.drop(columns="name")
+        for column in ("image", "mask", "healthy"):
+            table[column] = table[column].map(lambda file: "" if file is None else str(file))
+        return table
+
+    def split(self, name: str) -> Dataset:
+        """The `train`, `val` or `test` split (`test` is the judged one); prepared at its first use."""
+        if name not in SPLITS:
+            raise DataError(f"There is no split '{name}'; splits are {', '.join(SPLITS)}.")
+        if name not in self._datasets:
+            self._datasets[name] = self._prepare(name)
+        return self._datasets[name]
+
+    def export_masks(self, split: str, masks: Mask | Masks, directory: Path) -> list[Path]:
+        """Masks of the items of `split`, in order, as files at the original resolution and geometry; see `export`."""
+        table = self._split.table
+        files = dict(zip(table["name"], (image.path for image in table["image"]), strict=True))
+        return export_masks(np.asarray(masks), self.split(split).origin, files, self.recipe.plane, directory)
+
+    @cached_property
+    def _split(self) -> Split:
+        split = self._split_table(read_manifest(self.manifest, self.classes))
+        for column in ("mask", "healthy"):
+            lacking = split.table[column].isna() & (split.table["label"] != 0)
+            if split.table[column].notna().any() and lacking.any():
+                raise DataError(
+                    f"{self.manifest}: {lacking.sum()} abnormal rows have no {column} while others do"
+                    f" ({listing(map(str, split.table['image'][lacking]), 1)}); fill them in or remove the column."
+                )
+        split.table["name"] = unique_names(split.table["image"])
+        return split
+
+    def _prepare(self, name: str) -> Dataset:
+        whole = self._split.table
+        table = whole[whole["split"] == name].sort_values("name").reset_index(drop=True)
+        arrays = ["images", *(f"{c}s" if c == "mask" else c for c in ("mask", "healthy") if whole[c].notna().any())]
+        assembled = assemble(name, table, self.recipe, arrays, Cache(self.cache / "data"))
+        if assembled.dropped:
+            self._notes.append(f"Left out of {name}: {assembled.dropped}.")
+        dataset = self._dataset(table, assembled)
+        channels = {other.images.shape[1] for other in self._datasets.values()} | {dataset.images.shape[1]}
+        if len(channels) > 1:
+            raise DataError(f"The splits mix grey and colour images ({self.manifest}); set data.channels=1 or 3.")
+        return dataset
+
+    def _dataset(self, table: pd.DataFrame, assembled: Assembled) -> Dataset:
+        labels: list[int] = []
+        ids: list[str] = []
+        disagree: list[str] = []
+        for row, made in zip(table.itertuples(), assembled.rows, strict=True):
+            sliced = made["geometry"]["affine"] is not None and self.recipe.plane != "volume"
+            from_mask = made["lesion"] is not None and (made["geometry"]["affine"] is not None or row.label < 0)
+            for position, number in enumerate(made["slices"]):
+                label = int(made["lesion"][position]) if from_mask else row.label
+                labels.append(label)
+                ids.append(f"{row.name}-{self.recipe.plane}-{number:03d}" if sliced else row.name)
+                if (
+                    made["lesion"] is not None
+                    and (row.label == 0 or not from_mask)
+                    and made["lesion"][position] != (row.label > 0)
+                ):
+                    disagree.append(ids[-1])
+        if disagree:
+            self._notes.append(f"The manifest's label and the mask disagree about a lesion in {listing(disagree)}.")
+        masks = assembled.arrays.get("masks")
+        if masks is not None:
+            small = [id for id, label, mask in zip(ids, labels, masks, strict=True) if label and not mask.any()]
+            if small:
+                self._notes.append(
+                    f"The lesion is smaller than half a pixel or missing in the mask of {listing(small)}."
+                )
+        counts = [len(made["slices"]) for made in assembled.rows]
+        return Dataset(
+            images=assembled.arrays["images"],
+            labels=np.asarray(labels, dtype=np.int64),
+            masks=masks,
+            healthy=assembled.arrays.get("healthy"),
+            ids=ids,
+            groups=table["patient"].repeat(counts).tolist(),
+            origin=Origin(
+                sources=table["name"].repeat(counts).tolist(),
+                slices=[number for made in assembled.rows for number in made["slices"]],
+                geometry={name: made["geometry"] for name, made in zip(table["name"], assembled.rows, strict=True)},
+            ),
+        )

@@ -1,0 +1,76 @@
+"""The `--help` of the tools, written from what `conf/` offers; imports nothing heavy."""
+
+from cfxai.catalogue import experiments, groups, options
+
+EXIT_CODES = """\
+exit codes:
+  0  done                        3  data: missing, corrupted or leaking
+  1  a bug (with a traceback)    4  numerics: a loss or gradient is not finite
+  2  configuration               5  preempted: saved, continue it with -cp"""
+
+TRAIN = """\
+Train an experiment, sweep it, or continue a run.
+
+usage:
+  python tools/train.py -c EXPERIMENT.yaml [key=value …]        a new run
+  python tools/train.py -c EXPERIMENT.yaml -m key=a,b,c …       a sweep: one run per combination
+  python tools/train.py -cp RUN [trainer.*=… evaluation.*=…]    continue a run
+
+example:
+  python tools/train.py -c conf/coin_kidney.yaml trainer.steps=500 run.name=short
+  python tools/train.py -cp runs/short trainer.steps=2000
+  python tools/eval_counterfactual.py -cp runs/short -cft 0.25
+  python tools/train.py -c conf/coin_kidney.yaml -m loss.kl=0.5,1,2 seed=0,1
+
+flags:
+  -c, --config FILE    the experiment: a file of conf/, or your own that begins with defaults: [NAME, _self_]
+  -cp, --run RUN       the run to continue: its directory or its checkpoints/last.ckpt
+  -m, --multirun       start one run for each combination of comma-separated values
+  -h, --help           this text
+  --cfg job|hydra|all  print the composed config and do nothing else; with --resolve, interpolations resolved
+  -p, --package KEY    with --cfg: only this section
+  --info [WHAT]        how Hydra composes the config: all, config, defaults, defaults-tree, plugins, searchpath
+  -sc, --shell-completion install=bash|zsh|fish
+
+settings:
+  GROUP=OPTION         choose a component, for instance data=nifti
+  key=value            change a value; conf/base.yaml explains those that belong to no component
+  +key=value, ~key     add a key, remove a key
+  run.root, run.name   a new run writes to ROOT/NAME, then NAME-2, NAME-3 …; by default runs/EXPERIMENT"""
+
+EVALUATE = """\
+Judge a run's counterfactuals, and saliency maps of the same classifier, as lesion masks on the test split.
+
+usage:
+  python tools/eval_counterfactual.py -cp RUN [flags]
+
+example:
+  python tools/train.py -c conf/coin_kidney.yaml run.name=short
+  python tools/eval_counterfactual.py -cp runs/short -cft 0.25 -pcf -at rise layer_cam
+
+flags (default: what the run was configured with; in brackets what that is unless it was changed):
+  -cp, --run RUN                   the run: its directory, or a file in its checkpoints/
+  -cft, --cf-threshold T           mask = |x - x_cf| > T, T in [0, 1]; auto: best on the validation split [auto]
+  -t, --tau P                      change of the target's probability from which a counterfactual is valid [0.8]
+  -pcf, --postprocess              open, fill holes and drop small components of the masks
+  -st, --saliency-threshold T      the same as -cft for saliency maps, normalised to [0, 1] [0.975, or auto]
+  -sf, --skip-fid                  leave out FID and KID
+  -at, --attributors NAME … | all  saliency methods to judge beside the counterfactuals
+  -h, --help                       this text"""
+
+
+def train_help() -> str:
+    """The text of `tools/train.py --help`."""
+    listing = [_table("experiments:", experiments())]
+    listing += [_table(f"{group}:", members) for group, members in groups().items()]
+    return "\n\n".join([TRAIN, *listing, EXIT_CODES])
+
+
+def evaluate_help() -> str:
+    """The text of `tools/eval_counterfactual.py --help`."""
+    return "\n\n".join([EVALUATE, _table("attributors:", options("attribution")), EXIT_CODES])
+
+
+def _table(title: str, rows: dict[str, str]) -> str:
+    width = max(map(len, rows), default=0)
+    return "\n".join([title, *(f"  {name:<{width}}  {text}".rstrip() for name, text in rows.items())])

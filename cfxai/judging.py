@@ -1,0 +1,195 @@
+"""The one path from any explainer to a number: explain, normalise, threshold, measure.
+
+Counterfactuals and saliency maps become a map here, the map becomes a mask, and the same metrics judge them.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cfxai.build import Parts
+from cfxai.data.dataset import Dataset
+from cfxai.masks.search import ThresholdSearch
+from cfxai.masks.threshold import Threshold
+from cfxai.protocols import Attributor, Counterfactual, Explainer, Image, Labels, Metric, Result
+
+NORMAL = 0
+CHANGED_NORMAL = 0.01
+"""Without lesion masks, `auto` marks this share of the pixels of validation images that are normal."""
+
+
+class LesionFree:
+    """The ceiling: the true lesion-free image of the same patient as the counterfactual, where the data have one."""
+
+    def __init__(self) -> None:
+        self.healthy: Image | None = None
+
+    def generate(self, image: Image, target: Labels) -> Counterfactual:
+        assert self.healthy is not None
+        return Counterfactual(image, self.healthy, target)
+
+
+@dataclass
+class Judged:
+    """What was found about one explainer: its metrics, its masks and the pictures asked for."""
+
+    metrics: dict[str, Any]
+    masks: np.ndarray | None
+    shown: dict[int, Result] = field(default_factory=dict)
+
+
+def maps(
+    explainer: Explainer | Attributor, dataset: Dataset, indices: Sequence[int], device: torch.device, batch_size: int
+) -> Iterator[tuple[list[int], Mapping[str, Any], Tensor, Counterfactual | None, float]]:
+    """Explains images batch by batch: (indices, batch, map [b *spatial], counterfactual or None, seconds).
+
+    An explainer is asked for the normal class, an attributor about the image's own abnormal label: this is the only
+    place that knows.
+    """
+    for start in range(0, len(indices), batch_size):
+        chosen = list(indices[start : start + batch_size])
+        batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in dataset.batch(chosen).items()}
+        image, label = batch["image"], batch["label"]
+        began = time.perf_counter()
+        if isinstance(explainer, Explainer):
+            if isinstance(explainer, LesionFree):
+                explainer.healthy = batch["healthy"]
+            counterfactual: Counterfactual | None = explainer.generate(image, torch.full_like(label, NORMAL))
+            assert counterfactual is not None
+            saliency = counterfactual.difference
+        else:
+            counterfactual, saliency = None, explainer.attribute(image, label)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        yield chosen, batch, saliency, counterfactual, time.perf_counter() - began
+
+
+def choose_threshold(
+    explainer: Explainer | Attributor, extract: Threshold, dataset: Dataset, device: torch.device, *,
+    batch_size: int, most: int,
+) -> tuple[float, str]:
+    """The threshold that suits a data set best, and the rule in words. Call it on the validation split only.
+
+    With lesion masks: the highest pooled IoU over (at most `most`, evenly spaced) abnormal images. Without: 1 % of the
+    pixels of normal images pass, which needs labels only; attributors, which say nothing of normal images, then mark
+    2.5 % of each abnormal image on average.
+    """
+    labels = np.asarray(dataset.labels)
+    abnormal = spaced(np.flatnonzero(labels != NORMAL), most)
+    if dataset.masks is not None and any(dataset.masks[i].any() for i in abnormal):
+        search = ThresholdSearch()
+        for _, batch, saliency, _, _ in maps(explainer, dataset, abnormal, device, batch_size):
+            search.update(extract.normalised(saliency), batch["mask"])
+        return search.best()[0], "highest pooled IoU on validation"
+    normal = spaced(np.flatnonzero(labels == NORMAL), most)
+    use, share = (normal, CHANGED_NORMAL) if isinstance(explainer, Explainer) else (abnormal, 1 - 0.975)
+    found = [extract.normalised(s).flatten() for _, _, s, _, _ in maps(explainer, dataset, use, device, batch_size)]
+    values = np.concatenate([f.cpu().numpy() for f in found])
+    return float(np.quantile(values, 1 - share)), f"{share:.1%} of the pixels of validation images pass (no masks there)"
+
+
+def metric_factory(
+    parts: Parts, configs: Mapping[str, Any], *, skip_realism: bool, **offered: Any
+) -> Callable[[], dict[str, Metric]]:
+    """Makes a fresh set of the configured metrics whenever asked; `offered` fills their parameters by name."""
+    chosen = {name: node for name, node in configs.items() if not (skip_realism and name == "realism")}
+    return lambda: {name: parts.fresh(node, f"metrics.{name}", **offered) for name, node in chosen.items()}
+
+
+@torch.no_grad()
+def probabilities(classifier: nn.Module, image: Image) -> Tensor:
+    return classifier(image).float().softmax(1).detach()
+
+
+def judge(
+    explainer: Explainer | Attributor,
+    classifier: nn.Module,
+    dataset: Dataset,
+    device: torch.device,
+    *,
+    extractors: Mapping[str, Threshold],
+    metrics: Callable[[], Mapping[str, Metric]],
+    indices: Sequence[int],
+    batch_size: int,
+    show: Sequence[int] = (),
+    keep_masks: bool = False,
+    tick: Callable[[int], None] = lambda n: None,
+) -> Judged:
+    """Every metric of one explainer over `indices`, under each of several thresholds (the first is the main one).
+
+    The main extractor's metrics are the result's keys; each extractor's are also under its own name.
+    """
+    measured = {name: metrics() for name in extractors}
+    main = next(iter(extractors))
+    masks = np.zeros((len(dataset), *dataset.images.shape[2:]), bool) if keep_masks else None
+    shown: dict[int, Result] = {}
+    seconds = 0.0
+    for chosen, batch, saliency, counterfactual, spent in maps(explainer, dataset, indices, device, batch_size):
+        seconds += spent
+        before = probabilities(classifier, batch["image"])
+        after = probabilities(classifier, counterfactual.counterfactual) if counterfactual is not None else None
+        for name, extract in extractors.items():
+            result = Result(
+                image=batch["image"],
+                label=batch["label"],
+                saliency=extract.normalised(saliency),
+                mask=extract(saliency),
+                group=tuple(batch["group"]),
+                probability=before,
+                truth=batch.get("mask"),
+                counterfactual=counterfactual,
+                counterfactual_probability=after,
+            )
+            for metric in measured[name].values():
+                metric.update(result)
+            if name == main:
+                if masks is not None:
+                    masks[chosen] = result.mask.cpu().numpy()
+                for position, index in enumerate(chosen):
+                    if index in show:
+                        shown[index] = _single(result, position)
+        tick(len(chosen))
+    blocks = {name: {k: v for m in group.values() for k, v in m.compute().items()} for name, group in measured.items()}
+    result_metrics = {**blocks[main], "threshold": extractors[main].threshold}
+    result_metrics["seconds_per_image"] = seconds / max(1, len(indices))
+    for name, extract in extractors.items():
+        result_metrics[name] = {"threshold": extract.threshold, **_segmentation(blocks[name])}
+    return Judged(result_metrics, masks, shown)
+
+
+def spaced(indices: np.ndarray, most: int) -> list[int]:
+    """At most `most` of the indices, evenly spaced, so that every patient has a say."""
+    if len(indices) <= most:
+        return [int(i) for i in indices]
+    return [int(i) for i in indices[np.linspace(0, len(indices) - 1, most).round().astype(int)]]
+
+
+def _segmentation(block: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics that depend on the threshold."""
+    names = ("iou", "iou_ci", "dice", "precision", "recall", "iou_per_image", "normal_changed_area")
+    return {name: block[name] for name in names if name in block}
+
+
+def _single(result: Result, position: int) -> Result:
+    """One image of a batch's result, on the CPU."""
+
+    def one(value: Tensor | None) -> Any:
+        return None if value is None else value[position : position + 1].detach().cpu()
+
+    cf = result.counterfactual
+    return Result(
+        image=one(result.image),
+        label=one(result.label),
+        saliency=one(result.saliency),
+        mask=one(result.mask),
+        group=(result.group[position],),
+        probability=one(result.probability),
+        truth=one(result.truth),
+        counterfactual=None if cf is None else Counterfactual(one(cf.image), one(cf.counterfactual), one(cf.target)),
+        counterfactual_probability=one(result.counterfactual_probability),
+    )

@@ -1,0 +1,140 @@
+"""The one training loop. It knows steps, devices and checkpoints; what is learned is the method's business.
+
+Randomness is a function of (seed, step), batches are too, and a checkpoint holds everything else: an interrupted run
+continues to the same weights, bit for bit, on the same number of threads.
+"""
+
+import hashlib
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from cfxai.checkpoint import load_checkpoint, restore, save_checkpoint
+from cfxai.errors import NumericsError, Preempted
+from cfxai.progress import Track
+from cfxai.protocols import Method
+from cfxai.run import Run
+from cfxai.scalars import Scalars
+
+log = logging.getLogger("cfxai")
+
+Batches = Callable[[int], Mapping[str, Any]]
+Validate = Callable[[int], dict[str, float]]
+
+
+def fit(
+    method: Method,
+    batches: Batches,
+    run: Run,
+    fabric: Fabric,
+    *,
+    steps: int,
+    seed: int,
+    validate: Validate,
+    validate_every: int,
+    checkpoint_every: int,
+    log_every: int = 10,
+    label: str = "training",
+) -> None:
+    """Trains `method` for `steps` steps, from the last checkpoint of `run` when there is one.
+
+    `validate(steps done)` returns scalars; a "score" among them (higher is better) decides what `best.ckpt` holds.
+
+    Raises:
+        NumericsError: a loss or gradient is not finite; nothing has stepped on it.
+        Preempted: a signal asked for it; the checkpoint is written.
+    """
+    last = run.checkpoints / "last.ckpt"
+    state: dict[str, Any] = {"step": 0, "best": -math.inf, "threads": torch.get_num_threads()}
+    if last.exists():
+        tensors, state = load_checkpoint(last)
+        restore(method, tensors, state)
+        if state["threads"] != torch.get_num_threads():
+            log.warning(
+                "warning: this run was on %d threads and continues on %d: its weights will not be bit-identical",
+                state["threads"],
+                torch.get_num_threads(),
+            )
+    if state["step"] >= steps:
+        return
+    if state["step"]:
+        log.info("%s: continuing from step %d", label, state["step"])
+    optimizers = {name: fabric.setup_optimizers(optimizer) for name, optimizer in method.optimizers.items()}
+    scalars = Scalars(run.directory, start=state["step"], tensorboard_every=log_every)
+    try:
+        with Track(label, steps, done=state["step"]) as track:
+            for step in range(state["step"], steps):
+                values = train_step(method, optimizers, fabric, batches(step), step, seed)
+                done = step + 1
+                if done % validate_every == 0 or done == steps:
+                    found = validate(done)
+                    values |= {f"val_{name}": value for name, value in found.items()}
+                    if found.get("score", -math.inf) > state["best"]:
+                        state = {**state, "step": done, "best": found["score"]}
+                        save_checkpoint(run.checkpoints / "best.ckpt", method, state)
+                scalars.write(step, values)
+                stop = run.stop_requested()
+                if done % checkpoint_every == 0 or done == steps or stop:
+                    state = {**state, "step": done, "threads": torch.get_num_threads()}
+                    save_checkpoint(last, method, state)
+                if stop and done < steps:
+                    raise Preempted(run.preempted_sentence())
+                track.advance(_note(values))
+    finally:
+        scalars.close()
+
+
+def train_step(
+    method: Method, optimizers: Mapping[str, Any], fabric: Fabric, batch: Mapping[str, Any], step: int, seed: int
+) -> dict[str, float]:
+    """One step of every optimizer that the method asks for; returns the loss terms."""
+    torch.manual_seed(keyed(seed, step))
+    tensors = {name: fabric.to_device(value) for name, value in batch.items() if isinstance(value, Tensor)}
+    phases, values = method.losses(tensors, step), {}
+    while True:
+        # Entered anew for each phase: one autocast around all of them would reuse bf16 weights from before the step.
+        with fabric.autocast():
+            phase = next(phases, None)
+        if phase is None:
+            return values
+        name, terms = phase
+        total = torch.stack([value.float() for value in terms.values()]).sum()
+        found = torch.stack([value.detach().float() for value in terms.values()]).tolist()
+        values |= dict(zip(terms, found, strict=True))
+        if not all(map(math.isfinite, found)):
+            wrong = [term for term, value in zip(terms, found, strict=True) if not math.isfinite(value)]
+            raise NumericsError(
+                f"step {step}: loss term {', '.join(wrong)} of the {name} is not finite; nothing was stepped; lower "
+                "the learning rate or that term's weight, or check the images."
+            )
+        optimizers[name].zero_grad()
+        fabric.backward(total)
+        check_gradients(method, name, step)
+        optimizers[name].step()
+
+
+def check_gradients(method: Method, name: str, step: int) -> None:
+    """Raises NumericsError when a gradient of that optimizer is not finite, naming the parameter."""
+    owned = [p for group in method.optimizers[name].param_groups for p in group["params"] if p.grad is not None]
+    if not owned or bool(torch.isfinite(torch.stack(torch._foreach_norm([p.grad for p in owned]))).all()):
+        return
+    names = {id(p): n for n, p in method.modules.named_parameters()}
+    wrong = [names.get(id(p), "?") for p in owned if p.grad is not None and not torch.isfinite(p.grad).all()]
+    raise NumericsError(
+        f"step {step}: the gradient of {wrong[0]} ({len(wrong)} in all) is not finite; nothing was stepped; lower the "
+        "learning rate, or check the images."
+    )
+
+
+def keyed(seed: int, step: int) -> int:
+    """A seed for one step that shares nothing with its neighbours'."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=7).digest(), "little")
+
+
+def _note(values: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.3g}" for name, value in list(values.items())[:6])

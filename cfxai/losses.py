@@ -1,0 +1,88 @@
+"""Every loss term as a pure function of float32 tensors, with its formula and source. Weights are applied by methods."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from cfxai.protocols import Image, Logits
+
+Adversarial = Literal["hinge", "bce", "least_squares"]
+Scores = Float[Tensor, "b *patches"]
+
+
+def adversarial_generator(fake: Scores, kind: Adversarial) -> Float[Tensor, ""]:
+    """What the generator pays for looking fake.
+
+    hinge: -mean D(x') (Lim & Ye 2017, arXiv:1705.02894); bce: -mean log sigmoid D(x') (Goodfellow et al. 2014);
+    least_squares: mean (D(x') - 1)^2 (Mao et al. 2017, arXiv:1611.04076).
+    """
+    fake = fake.float()
+    match kind:
+        case "hinge":
+            return -fake.mean()
+        case "bce":
+            return F.softplus(-fake).mean()
+        case "least_squares":
+            return (fake - 1).square().mean()
+
+
+def adversarial_discriminator(real: Scores, fake: Scores, kind: Adversarial) -> dict[str, Float[Tensor, ""]]:
+    """What the discriminator pays, halved as COIN does: its errors on real and on fake images, separately.
+
+    hinge: relu(1 - D(x)), relu(1 + D(x')); bce and least_squares: against 1 and 0.
+    """
+    real, fake = real.float(), fake.float()
+    match kind:
+        case "hinge":
+            on_real, on_fake = F.relu(1 - real).mean(), F.relu(1 + fake).mean()
+        case "bce":
+            on_real, on_fake = F.softplus(-real).mean(), F.softplus(fake).mean()
+        case "least_squares":
+            on_real, on_fake = (real - 1).square().mean(), fake.square().mean()
+    return {"real": on_real / 2, "fake": on_fake / 2}
+
+
+def consistency_logits(logits: Logits, wanted: Logits) -> Float[Tensor, ""]:
+    """KL(wanted || softmax(logits)), computed from logits so that its gradient never vanishes.
+
+    The published form (`consistency_clamped`) has no gradient for images beyond logit 11.5: the most confident
+    abnormal images, which need the most change, are not moved at all.
+    """
+    log_p = F.log_softmax(logits.float(), 1)
+    return (torch.xlogy(wanted, wanted) - wanted * log_p).sum(1).mean()
+
+
+def consistency_clamped(logits: Logits, wanted: Logits) -> Float[Tensor, ""]:
+    """COIN's published classifier term: KL between Bernoulli probabilities clamped to [1e-5, 1 - 1e-5].
+
+    mean t log(t/p) + (1-t) log((1-t)/(1-p)) with p, t the abnormal probabilities; two classes only.
+    """
+    p = (logits[:, 1] - logits[:, 0]).float().sigmoid().clamp(1e-5, 1 - 1e-5)
+    t = wanted[:, 1].clamp(1e-5, 1 - 1e-5)
+    return (t * (t / p).log() + (1 - t) * ((1 - t) / (1 - p)).log()).mean()
+
+
+def l1(a: Image, b: Image) -> Float[Tensor, ""]:
+    """mean |a - b|, on the [-1, 1] scale."""
+    return (a - b).abs().float().mean()
+
+
+def total_variation(image: Image, counterfactual: Image) -> Float[Tensor, ""]:
+    """Anisotropic total variation of the change: the mean absolute difference between neighbours of x' - x.
+
+    Zero for no change and for a constant one; it asks for few edges in the change, not for small ones.
+    """
+    change = (counterfactual - image).float()
+    return torch.stack([change.diff(dim=axis).abs().mean() for axis in range(2, change.ndim)]).sum()
+
+
+def total_variation_squared(image: Image, counterfactual: Image) -> Float[Tensor, ""]:
+    """COIN's published term: squared differences between neighbours of d = 255 |x - x'| / 2, summed over axes.
+
+    The factor 255^2 is why the paper's weight is 0.05 or 5e-5; it dominates the published loss at the start.
+    """
+    change = 255 * ((image - counterfactual) / 2).abs().float()
+    return torch.stack([change.diff(dim=axis).square().mean() for axis in range(2, change.ndim)]).sum()

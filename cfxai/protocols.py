@@ -1,0 +1,108 @@
+"""What components promise each other. Images are in [-1, 1] everywhere; normalisation lives inside the classifier."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+Image = Float[Tensor, "b c *spatial"]
+Saliency = Float[Tensor, "b *spatial"]
+Mask = Bool[Tensor, "b *spatial"]
+Labels = Int[Tensor, " b"]
+Logits = Float[Tensor, "b k"]
+
+
+@dataclass(frozen=True)
+class Counterfactual:
+    """An image and what it would have looked like for the classifier to call it `target`; all detached."""
+
+    image: Image
+    counterfactual: Image
+    target: Labels
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def difference(self) -> Saliency:
+        """|x - x_cf| averaged over channels and halved, so that [0, 1] is the whole intensity range."""
+        return (self.image - self.counterfactual).abs().mean(1) / 2
+
+
+@dataclass(frozen=True)
+class Result:
+    """One batch of one explainer's explanations: all that a metric may look at.
+
+    Attributes:
+        image: [b c *spatial] in [-1, 1].
+        label: [b], 0 = normal.
+        saliency: [b *spatial], the map after the mask extractor's normalisation, in [0, 1].
+        mask: [b *spatial], `saliency` thresholded and post-processed.
+        group: patient of each image, the unit of the bootstrap.
+        probability: [b k], the classifier's softmax on `image`.
+        truth: [b *spatial] lesion mask; None when the data set has none.
+        counterfactual: None for attributors.
+        counterfactual_probability: [b k], the classifier's softmax on the counterfactual; None for attributors.
+    """
+
+    image: Image
+    label: Labels
+    saliency: Saliency
+    mask: Mask
+    group: tuple[str, ...]
+    probability: Logits
+    truth: Mask | None = None
+    counterfactual: Counterfactual | None = None
+    counterfactual_probability: Logits | None = None
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """The classifier under explanation: always k >= 2 logits, class 0 normal."""
+
+    def __call__(self, image: Image) -> Logits: ...
+
+
+@runtime_checkable
+class Explainer(Protocol):
+    """Moves an image to the target class. Manages its own grad mode; leaves the classifier untouched."""
+
+    def generate(self, image: Image, target: Labels) -> Counterfactual: ...
+
+
+@runtime_checkable
+class Attributor(Protocol):
+    """Evidence FOR the target class, >= 0, unnormalised. The same map for an image alone and inside a batch."""
+
+    def attribute(self, image: Image, target: Labels) -> Saliency: ...
+
+
+@runtime_checkable
+class MaskExtractor(Protocol):
+    """A map to a binary mask; the only place where a map is normalised."""
+
+    def __call__(self, saliency: Saliency) -> Mask: ...
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """A running metric; ignores results that it does not apply to."""
+
+    def update(self, result: Result) -> None: ...
+
+    def compute(self) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class Method(Protocol):
+    """Something trainable.
+
+    `losses` yields (optimizer name, weighted loss terms); when control returns, that optimizer has stepped. A GAN step
+    then reads as its paper does and the loop knows nothing of GANs.
+    """
+
+    modules: nn.ModuleDict
+    optimizers: Mapping[str, Optimizer]
+
+    def losses(self, batch: Mapping[str, Tensor], step: int) -> Iterator[tuple[str, dict[str, Tensor]]]: ...

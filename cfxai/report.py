@@ -1,0 +1,139 @@
+"""What an evaluation shows: the table on the terminal and the pictures of patients."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from torch import Tensor
+
+from cfxai.protocols import Result
+from cfxai.viz import Picture, agreement, grey, middle, panel
+
+LOCALISATION = {
+    "IoU [95 % CI]": lambda m: _interval(m["iou"], m["iou_ci"]),
+    "Dice": lambda m: _number(m["dice"]),
+    "pixel AUPRC": lambda m: _number(m["pixel_auprc"]),
+    "pointing": lambda m: _number(m["pointing_game"]),
+}
+COUNTERFACTUALS = {
+    "flip rate": lambda m: _number(m["flip_rate"]),
+    "validity": lambda m: _number(m["counterfactual_validity"]),
+    "L1": lambda m: _number(m["l1"], 4),
+    "normal changed": lambda m: _percent(m["normal_changed_area"]),
+    "KID": lambda m: _number(m["kid"], 4),
+    "FID": lambda m: _number(m["fid"], 2),
+    "s/image": lambda m: _number(m["seconds_per_image"], 4),
+}
+CEILING = "ceiling"
+
+
+def tables(metrics: Mapping[str, Any]) -> list[Table]:
+    """Where the lesion is, for every explainer; then how the counterfactuals are."""
+    main, other = ("auto", "fixed") if metrics["cf_threshold_rule"] == "auto" else ("fixed", "auto")
+    rows = dict(metrics["explainers"]) | ({CEILING: metrics["ceiling"]} if metrics["ceiling"] else {})
+
+    where = _table(_title(metrics), ["explainer", "threshold", *LOCALISATION, f"IoU at {other} threshold"])
+    where.caption = _caption(metrics)
+    for name, m in rows.items():
+        alternative = m.get(other, {})
+        last = f"{_number(alternative.get('iou'))} ({_number(alternative.get('threshold'))})"
+        where.add_row(name, _number(m["threshold"]), *(render(m) for render in LOCALISATION.values()), last)
+
+    how = _table("counterfactuals", ["explainer", *COUNTERFACTUALS])
+    how.caption = None if metrics["realism"] is None else f"KID and FID: {metrics['realism']}."
+    for name, m in rows.items():
+        if m["l1"] is not None:
+            how.add_row(name, *(render(m) for render in COUNTERFACTUALS.values()))
+    return [where, how] if how.row_count else [where]
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", no_wrap=not number)
+    return table
+
+
+def classifier_line(metrics: Mapping[str, Any]) -> str:
+    found = metrics["classifier"]
+    return (
+        f"classifier on {metrics['split']}: AUROC {_number(found['auroc'])}, accuracy {_number(found['accuracy'])}, "
+        f"ECE {_number(found['ece'])} ({metrics['images']} images of {metrics['patients']} patients)"
+    )
+
+
+def case_row(name: str, result: Result, maps: Mapping[str, Tensor]) -> dict[str, Picture]:
+    """The pictures of one image: x, x_cf, |x - x_cf|, mask against truth, and the saliency maps `maps`."""
+    image = result.image[0].numpy()
+    row: dict[str, Picture] = {"x": grey(image)}
+    if result.counterfactual is not None:
+        row["x_cf"] = grey(result.counterfactual.counterfactual[0].numpy())
+        row["|x - x_cf|"] = middle(result.counterfactual.difference[0].numpy())
+    mask = result.mask[0].numpy()
+    truth = result.truth[0].numpy() if result.truth is not None else None
+    row["mask"] = middle(mask).astype(np.float32)
+    if truth is not None:
+        row["truth"] = middle(truth).astype(np.float32)
+        row["hit, false, missed"] = agreement(image, mask, truth)
+    for attributor, saliency in maps.items():
+        row[f"~{attributor}"] = middle(saliency[0].numpy())
+    return row
+
+
+def case_title(result: Result) -> str:
+    """Patient, label, and the classifier's probability of abnormal before and after."""
+    label = "abnormal" if int(result.label[0]) else "normal"
+    before = 1 - float(result.probability[0, 0])
+    text = f"{result.group[0]}\n{label}, p {before:.2f}"
+    if result.counterfactual_probability is not None:
+        text += f" → {1 - float(result.counterfactual_probability[0, 0]):.2f}"
+    return text
+
+
+def write_panels(
+    directory: Path, main: str, shown: Mapping[str, Mapping[int, Result]], ids: Sequence[str], caption: str
+) -> list[Path]:
+    """`overview.png` with a row per image, and one PNG an image; returns their paths, the overview first."""
+    rows, titles, paths = [], [], []
+    for index, result in shown[main].items():
+        maps = {n: s[index].saliency for n, s in shown.items() if n != main and index in s}
+        rows.append(case_row(main, result, maps))
+        titles.append(case_title(result))
+        path = directory / f"{ids[index].replace('/', '-')}.png"
+        panel(path, rows[-1:], titles=titles[-1:], caption=caption)
+        paths.append(path)
+    if not rows:
+        return []
+    overview = directory / "overview.png"
+    panel(overview, rows, titles=titles, caption=caption)
+    return [overview, *paths]
+
+
+def _title(metrics: Mapping[str, Any]) -> str:
+    return f"{metrics['run']} on {metrics['split']}: {metrics['images']} images of {metrics['patients']} patients"
+
+
+def _caption(metrics: Mapping[str, Any]) -> str:
+    lines = [
+        "IoU and Dice pool the pixels of abnormal images; the interval is a bootstrap over patients.",
+        *(f"Threshold of {rule}." for rule in metrics["threshold_rules"]),
+    ]
+    if metrics["ceiling"] is not None:
+        lines.append("Ceiling: the true lesion-free image as the counterfactual, under the same threshold rule.")
+    return "\n".join(lines)
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2%}"
+
+
+def _interval(value: float | None, interval: Sequence[float] | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if interval is None else f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"

@@ -1,0 +1,6 @@
+"""Writes a CT phantom of the abdomen: NIfTI volumes, exact masks, a manifest and a picture to look at."""
+
+from cfxai.data.make_phantom import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())
