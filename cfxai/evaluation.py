@@ -12,8 +12,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from cfxai.build import Parts
-from cfxai.checkpoint import load_checkpoint, restore
+from cfxai.config.build import Parts
+from cfxai.config.catalogue import CONF, options
 from cfxai.data.dataset import Data, Dataset
 from cfxai.errors import ConfigError
 from cfxai.judging import NORMAL, LesionFree, choose_threshold, judge, metric_factory, probabilities, spaced
@@ -22,14 +22,14 @@ from cfxai.masks.threshold import Threshold
 from cfxai.metrics.classification import ClassifierQuality
 from cfxai.nn.features import penultimate
 from cfxai.nn.weights import digest
-from cfxai.progress import Track, console
 from cfxai.protocols import Attributor, Explainer, Result
 from cfxai.report import classifier_line, tables, write_panels
-from cfxai.run import Run, logging_to, shown
+from cfxai.run.checkpoint import load_checkpoint, restore
+from cfxai.run.directory import Run, logging_to, shown
+from cfxai.run.locate import locate
+from cfxai.run.progress import Track, console
 
 log = logging.getLogger("cfxai")
-
-CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 @dataclass(frozen=True)
@@ -98,25 +98,18 @@ def evaluate(
         cf_threshold=cf_threshold, tau=tau, postprocess=postprocess, saliency_threshold=saliency_threshold,
         skip_fid=skip_fid, attributors=attributors,
     )  # fmt: skip
-    run, checkpoint = find_run(path)
+    directory, checkpoint = locate(path)
+    run = Run(directory)
     cfg = load_config(run)
-    settings = Settings(**{**OmegaConf.to_container(cfg.evaluation), **{k: v for k, v in asked.items() if v is not None}})
+    settings = Settings(
+        **{**OmegaConf.to_container(cfg.evaluation), **{k: v for k, v in asked.items() if v is not None}}
+    )
     with logging_to(run.directory / "log.txt"):
         parts = load_parts(cfg, run)
         if cfg.method:
             tensors, state = load_checkpoint(checkpoint or best_checkpoint(run))
             restore(parts["method"], tensors, state)
         return evaluate_parts(parts, cfg, run, settings)
-
-
-def find_run(path: Path) -> tuple[Run, Path | None]:
-    """The run that a path names, by itself or by one of its checkpoints."""
-    directory = path.parent.parent if path.is_file() and path.parent.name == "checkpoints" else path
-    if not (directory / "config.yaml").is_file():
-        inner = [p.parent.name for p in sorted(directory.glob("*/config.yaml"))] if directory.is_dir() else []
-        more = f"; it holds the runs {', '.join(inner[:8])}: name one of them" if inner else ""
-        raise ConfigError(f"-cp {path}: not a run directory (it has no config.yaml){more}.")
-    return Run(directory), path if path.is_file() else None
 
 
 def load_config(run: Run) -> DictConfig:
@@ -129,14 +122,18 @@ def best_checkpoint(run: Run) -> Path:
     for name in ("best.ckpt", "last.ckpt"):
         if (run.checkpoints / name).is_file():
             return run.checkpoints / name
-    raise ConfigError(f"{shown(run.directory)}: has no checkpoint yet; train it with python tools/train.py -cp {shown(run.directory)}.")
+    raise ConfigError(
+        f"{shown(run.directory)}: has no checkpoint yet; train it with python tools/train.py -cp {shown(run.directory)}."
+    )
 
 
 def load_parts(cfg: DictConfig, run: Run) -> Parts:
     """The run's components, with the classifier that the run explains."""
     weights = run.weights / "classifier.safetensors"
     if not weights.is_file():
-        raise ConfigError(f"{shown(run.directory)}: its classifier is not trained yet; continue it with python tools/train.py -cp {shown(run.directory)}.")
+        raise ConfigError(
+            f"{shown(run.directory)}: its classifier is not trained yet; continue it with python tools/train.py -cp {shown(run.directory)}."
+        )
     cfg = cfg.copy()
     cfg.classifier.weights = str(weights)
     return Parts(cfg)
@@ -194,7 +191,7 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
                 show=show, keep_masks=counterfactual and name != "ceiling",
                 tick=lambda n, track=track: (track.advance(by=n), run.stop_if_requested()),
             )  # fmt: skip
-        found = {**{key: None for key in APPLICABLE}, **judged.metrics}
+        found = {**dict.fromkeys(APPLICABLE), **judged.metrics}
         if name == "ceiling":
             metrics["ceiling"] = found
             continue
@@ -227,13 +224,9 @@ def build_explainers(
         file = CONF / "attribution" / f"{name}.yaml"
         node = cfg.attribution[name] if name in cfg.attribution else OmegaConf.load(file) if file.is_file() else None
         if node is None:
-            raise ConfigError(f"-at {name}: no such attributor; there are {', '.join(attributor_names())}.")
+            raise ConfigError(f"-at {name}: no such attributor; there are {', '.join(options('attribution'))}.")
         found[name] = parts.fresh(node, f"attribution.{name}")
     return found
-
-
-def attributor_names() -> list[str]:
-    return sorted(file.stem for file in (CONF / "attribution").glob("*.yaml"))
 
 
 def build_extractors(
@@ -266,7 +259,16 @@ def classifier_quality(
         batch = dataset.batch(indices[start : start + batch_size])
         image = batch["image"].to(device)
         empty = torch.zeros(len(image), *image.shape[2:], device=device)
-        metric.update(Result(image, batch["label"].to(device), empty, empty.bool(), tuple(batch["group"]), probabilities(classifier, image)))
+        metric.update(
+            Result(
+                image,
+                batch["label"].to(device),
+                empty,
+                empty.bool(),
+                tuple(batch["group"]),
+                probabilities(classifier, image),
+            )
+        )
     return metric.compute()
 
 
@@ -277,13 +279,20 @@ def choose_shown(dataset: Dataset, indices: Sequence[int], count: int) -> list[i
     for wanted, n in (((labels != NORMAL), count - count // 4), ((labels == NORMAL), count // 4)):
         candidates = np.asarray(indices)[wanted]
         _, first = np.unique([dataset.groups[i] for i in candidates], return_index=True)
-        middles = [int(np.median(np.flatnonzero([dataset.groups[i] == dataset.groups[candidates[f]] for i in candidates]))) for f in first]
+        middles = [
+            int(np.median(np.flatnonzero([dataset.groups[i] == dataset.groups[candidates[f]] for i in candidates])))
+            for f in first
+        ]
         chosen += spaced(candidates[middles] if len(middles) >= n else candidates, n)
     return chosen
 
 
 def write_evaluation(
-    run: Run, metrics: dict[str, Any], pictures: Mapping[str, Mapping[int, Result]], data: Data, dataset: Dataset,
+    run: Run,
+    metrics: dict[str, Any],
+    pictures: Mapping[str, Mapping[int, Result]],
+    data: Data,
+    dataset: Dataset,
     masks: np.ndarray | None,
 ) -> None:
     """`evaluation/`: an earlier one is kept beside it as `evaluation-1`, `-2`, …"""
@@ -296,7 +305,9 @@ def write_evaluation(
     panels: list[Path] = []
     if pictures:
         main = next(iter(pictures))
-        caption = f"threshold {metrics['explainers'][main]['threshold']:.3f}; green: hit, orange: false alarm, yellow: missed"
+        caption = (
+            f"threshold {metrics['explainers'][main]['threshold']:.3f}; green: hit, orange: false alarm, yellow: missed"
+        )
         panels = write_panels(run.evaluation / "panels", main, pictures, dataset.ids, caption)
     exported = data.export_masks("test", masks, run.evaluation / "masks") if masks is not None else []
     console.print(classifier_line(metrics))

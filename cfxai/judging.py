@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cfxai.build import Parts
+from cfxai.config.build import Parts
 from cfxai.data.dataset import Dataset
 from cfxai.masks.search import ThresholdSearch
 from cfxai.masks.threshold import Threshold
@@ -70,8 +70,13 @@ def maps(
 
 
 def choose_threshold(
-    explainer: Explainer | Attributor, extract: Threshold, dataset: Dataset, device: torch.device, *,
-    batch_size: int, most: int,
+    explainer: Explainer | Attributor,
+    extract: Threshold,
+    dataset: Dataset,
+    device: torch.device,
+    *,
+    batch_size: int,
+    most: int,
 ) -> tuple[float, str]:
     """The threshold that suits a data set best, and the rule in words. Call it on the validation split only.
 
@@ -90,7 +95,9 @@ def choose_threshold(
     use, share = (normal, CHANGED_NORMAL) if isinstance(explainer, Explainer) else (abnormal, 1 - 0.975)
     found = [extract.normalised(s).flatten() for _, _, s, _, _ in maps(explainer, dataset, use, device, batch_size)]
     values = np.concatenate([f.cpu().numpy() for f in found])
-    return float(np.quantile(values, 1 - share)), f"{share:.1%} of the pixels of validation images pass (no masks there)"
+    return float(
+        np.quantile(values, 1 - share)
+    ), f"{share:.1%} of the pixels of validation images pass (no masks there)"
 
 
 def metric_factory(

@@ -14,12 +14,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from cfxai.checkpoint import load_checkpoint, restore, save_checkpoint
 from cfxai.errors import NumericsError, Preempted
-from cfxai.progress import Track
 from cfxai.protocols import Method
-from cfxai.run import Run
-from cfxai.scalars import Scalars
+from cfxai.run.checkpoint import load_checkpoint, restore, save_checkpoint
+from cfxai.run.directory import Run
+from cfxai.run.progress import Track
+from cfxai.run.scalars import Scalars
 
 log = logging.getLogger("cfxai")
 
@@ -65,19 +65,20 @@ def fit(
     if state["step"]:
         log.info("%s: continuing from step %d", label, state["step"])
     optimizers = {name: fabric.setup_optimizers(optimizer) for name, optimizer in method.optimizers.items()}
-    scalars = Scalars(run.directory, start=state["step"], tensorboard_every=log_every)
+    scalars = Scalars(run.directory, start=state["step"])
     try:
         with Track(label, steps, done=state["step"]) as track:
             for step in range(state["step"], steps):
                 values = train_step(method, optimizers, fabric, batches(step), step, seed)
                 done = step + 1
-                if done % validate_every == 0 or done == steps:
+                validates = done % validate_every == 0 or done == steps
+                if validates:
                     found = validate(done)
                     values |= {f"val_{name}": value for name, value in found.items()}
                     if found.get("score", -math.inf) > state["best"]:
                         state = {**state, "step": done, "best": found["score"]}
                         save_checkpoint(run.checkpoints / "best.ckpt", method, state)
-                scalars.write(step, values)
+                scalars.write(step, values, event=validates or done % log_every == 0)
                 stop = run.stop_requested()
                 if done % checkpoint_every == 0 or done == steps or stop:
                     state = {**state, "step": done, "threads": torch.get_num_threads()}
@@ -92,10 +93,15 @@ def fit(
 def train_step(
     method: Method, optimizers: Mapping[str, Any], fabric: Fabric, batch: Mapping[str, Any], step: int, seed: int
 ) -> dict[str, float]:
-    """One step of every optimizer that the method asks for; returns the loss terms."""
+    """One step of every optimizer that the method asks for; returns the loss terms. A phase without terms does not step.
+
+    Raises:
+        NumericsError: a term or a gradient is not finite; that optimizer has not stepped.
+    """
     torch.manual_seed(keyed(seed, step))
     tensors = {name: fabric.to_device(value) for name, value in batch.items() if isinstance(value, Tensor)}
-    phases, values = method.losses(tensors, step), {}
+    phases = method.losses(tensors, step)
+    values: dict[str, float] = {}
     while True:
         # Entered anew for each phase: one autocast around all of them would reuse bf16 weights from before the step.
         with fabric.autocast():
@@ -103,14 +109,16 @@ def train_step(
         if phase is None:
             return values
         name, terms = phase
+        if not terms:
+            continue
         total = torch.stack([value.float() for value in terms.values()]).sum()
         found = torch.stack([value.detach().float() for value in terms.values()]).tolist()
         values |= dict(zip(terms, found, strict=True))
         if not all(map(math.isfinite, found)):
             wrong = [term for term, value in zip(terms, found, strict=True) if not math.isfinite(value)]
             raise NumericsError(
-                f"step {step}: loss term {', '.join(wrong)} of the {name} is not finite; nothing was stepped; lower "
-                "the learning rate or that term's weight, or check the images."
+                f"step {step}: loss term {', '.join(wrong)} of the {name} is not finite; it was not stepped; lower the "
+                "learning rate or that term's weight, or check the images."
             )
         optimizers[name].zero_grad()
         fabric.backward(total)
@@ -121,14 +129,16 @@ def train_step(
 def check_gradients(method: Method, name: str, step: int) -> None:
     """Raises NumericsError when a gradient of that optimizer is not finite, naming the parameter."""
     owned = [p for group in method.optimizers[name].param_groups for p in group["params"] if p.grad is not None]
+    # One look at all of them; norms of very large finite gradients overflow, so that only a second look is proof.
     if not owned or bool(torch.isfinite(torch.stack(torch._foreach_norm([p.grad for p in owned]))).all()):
         return
     names = {id(p): n for n, p in method.modules.named_parameters()}
     wrong = [names.get(id(p), "?") for p in owned if p.grad is not None and not torch.isfinite(p.grad).all()]
-    raise NumericsError(
-        f"step {step}: the gradient of {wrong[0]} ({len(wrong)} in all) is not finite; nothing was stepped; lower the "
-        "learning rate, or check the images."
-    )
+    if wrong:
+        raise NumericsError(
+            f"step {step}: the gradient of {wrong[0]} ({len(wrong)} in all) is not finite; the {name} was not stepped; "
+            "lower the learning rate, or check the images."
+        )
 
 
 def keyed(seed: int, step: int) -> int:

@@ -1,4 +1,4 @@
-"""Every loss term as a pure function of float32 tensors, with its formula and source. Weights are applied by methods."""
+"""Every loss term as a pure function of float32 tensors, with its formula and source; methods apply the weights."""
 
 from typing import Literal
 

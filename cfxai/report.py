@@ -31,7 +31,7 @@ CEILING = "ceiling"
 
 def tables(metrics: Mapping[str, Any]) -> list[Table]:
     """Where the lesion is, for every explainer; then how the counterfactuals are."""
-    main, other = ("auto", "fixed") if metrics["cf_threshold_rule"] == "auto" else ("fixed", "auto")
+    other = "fixed" if metrics["cf_threshold_rule"] == "auto" else "auto"
     rows = dict(metrics["explainers"]) | ({CEILING: metrics["ceiling"]} if metrics["ceiling"] else {})
 
     where = _table(_title(metrics), ["explainer", "threshold", *LOCALISATION, f"IoU at {other} threshold"])

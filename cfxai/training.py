@@ -13,9 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save as to_bytes
 from torch import nn
 
-from cfxai.build import Parts, check_targets
-from cfxai.checkpoint import load_checkpoint, restore, write_atomically
-from cfxai.classifiers import obtain_classifier
+from cfxai.classifier import obtain_classifier
+from cfxai.config.build import Parts, check_targets
 from cfxai.data.batches import Batches
 from cfxai.data.dataset import Data, Dataset
 from cfxai.evaluation import Settings, best_checkpoint, choose_shown, evaluate_parts
@@ -24,7 +23,8 @@ from cfxai.loop import fit
 from cfxai.masks.threshold import Threshold
 from cfxai.protocols import Explainer, Result
 from cfxai.report import case_row, case_title
-from cfxai.run import Run, continue_command, environment, opened, shown
+from cfxai.run.checkpoint import load_checkpoint, restore, write_atomically
+from cfxai.run.directory import Run, continue_command, environment, opened, shown
 from cfxai.viz import panel
 
 log = logging.getLogger("cfxai")
@@ -65,7 +65,9 @@ def begin(run: Run, cfg: DictConfig) -> None:
         torch.set_num_threads(cfg.trainer.threads)
     run.write("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     run.write("environment.json", json.dumps(environment(), indent=1))
-    log.info("run %s (stop it with Ctrl-C; continue it with: %s)", shown(run.directory), continue_command(run.directory))
+    log.info(
+        "run %s (stop it with Ctrl-C; continue it with: %s)", shown(run.directory), continue_command(run.directory)
+    )
     run.mark("running")
 
 

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from cfxai.checkpoint import write_atomically
+from cfxai.run.checkpoint import write_atomically
 
 # Okabe & Ito's colours, told apart by colour-blind readers too.
 HIT, FALSE, MISSED = (0.0, 0.62, 0.45), (0.84, 0.37, 0.0), (0.94, 0.89, 0.26)

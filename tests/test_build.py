@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from cfxai.build import Parts
+from cfxai.config.build import Parts
+from cfxai.config.targets import check_targets, find
 from cfxai.errors import ConfigError
-from cfxai.targets import check_targets, find
 
 HERE = __name__
 
@@ -100,9 +100,7 @@ def test_positional_arguments() -> None:
 
 def test_a_library_takes_no_optional_argument_from_a_sibling_of_the_same_name() -> None:
     parts = Parts(
-        config(
-            bias=None, dtype="nonsense", model={"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 2}
-        )
+        config(bias=None, dtype="nonsense", model={"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 2})
     )
     assert parts["model"].bias is not None
 
@@ -181,7 +179,8 @@ def test_forbidden_targets_are_refused_at_any_depth_before_anything_is_built(tar
 
 
 @pytest.mark.parametrize(
-    "target", ["cfxai.build.inspect.os.system", "cfxai.targets.import_module", "cfxai.cli.sys.exit"]
+    "target",
+    ["cfxai.config.build.inspect.os.system", "cfxai.config.targets.import_module", "cfxai.cli.commands.sys.exit"],
 )
 def test_a_name_that_leads_out_of_the_package_is_refused(target: str) -> None:
     with pytest.raises(ConfigError, match="which a config may not name"):

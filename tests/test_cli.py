@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from cfxai import cli
-from cfxai.catalogue import groups
+from cfxai.cli import commands as cli
+from cfxai.config.catalogue import groups
 from cfxai.errors import CfxError, ConfigError, DataError, NumericsError, Preempted
-from cfxai.run_directory import locate, reserve
+from cfxai.run.locate import locate, reserve
 
 ROOT = Path(__file__).parents[1]
 

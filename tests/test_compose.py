@@ -11,11 +11,11 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from cfxai import overrides, schema
-from cfxai.catalogue import CONF, description
-from cfxai.compose import compose, require_complete
+from cfxai.config import overrides, schema
+from cfxai.config.catalogue import CONF, description
+from cfxai.config.compose import compose, require_complete
+from cfxai.config.nearest import hint
 from cfxai.errors import ConfigError
-from cfxai.nearest import hint
 
 EXPERIMENT = """\
 # a small experiment
@@ -153,13 +153,9 @@ def test_missing_values_are_named_with_their_options(experiment: Path) -> None:
 
 
 def test_every_value_of_a_sweep_is_checked(experiment: Path) -> None:
-    assert (
-        compose(experiment, ["loss.kl=0.5,1,2", "loss=mild,strong", "seed=range(0,3)"], multirun=True).loss.kl == 0.5
-    )
+    assert compose(experiment, ["loss.kl=0.5,1,2", "loss=mild,strong", "seed=range(0,3)"], multirun=True).loss.kl == 0.5
     assert "loss.kl: expected a number, got 'x'" in message(experiment, "loss.kl=1,x", multirun=True)
-    assert "trainer.steps: expected a whole number, got 'x'" in message(
-        experiment, "trainer.steps=1,x", multirun=True
-    )
+    assert "trainer.steps: expected a whole number, got 'x'" in message(experiment, "trainer.steps=1,x", multirun=True)
     assert "trainer.steps: must be more than 0" in message(experiment, "seed=1,2", "trainer.steps=5,0", multirun=True)
     assert "loss=odd: no such option" in message(experiment, "loss=mild,odd", multirun=True)
     assert "run.name: belongs to the whole sweep" in message(experiment, "run.name=a,b", multirun=True)

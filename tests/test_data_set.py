@@ -127,9 +127,7 @@ def test_masks_and_images_must_share_a_grid(volumes: Path) -> None:
         [slices(volumes).split(name) for name in ("train", "val", "test")]
 
 
-def test_nothing_is_prepared_twice_and_a_damaged_cache_is_mended(
-    stack: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_prepared_twice_and_a_damaged_cache_is_mended(stack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = np.array(pictures(stack).split("train").images)
     monkeypatch.setattr(assemble, "prepare", lambda *_: pytest.fail("prepared again"))
     np.testing.assert_array_equal(pictures(stack).split("train").images, expected)
@@ -180,8 +178,7 @@ def test_colour_and_grey_do_not_mix_unless_told(tmp_path: Path) -> None:
     for k in range(8):
         Image.fromarray(np.full((4, 4, 3) if k == 3 else (4, 4), k, dtype=np.uint8)).save(tmp_path / f"{k}.png")
     rows = [
-        {"image": f"{k}.png", "label": k % 2, "patient": k, "split": ("train", "val", "test")[k % 3]}
-        for k in range(8)
+        {"image": f"{k}.png", "label": k % 2, "patient": k, "split": ("train", "val", "test")[k % 3]} for k in range(8)
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "m.csv", index=False)
     with pytest.raises(DataError, match=r"data\.channels=1"):

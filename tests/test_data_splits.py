@@ -155,3 +155,9 @@ def test_split_names_are_checked(split: list[str], message: str) -> None:
 def test_too_few_patients_are_refused() -> None:
     with pytest.raises(DataError, match="too few to split by patient"):
         split_by_patient(table([0] * 6, [0, 1] * 3), seed=0)
+
+
+def test_too_few_patients_serve_as_every_split_in_a_trial_run() -> None:
+    split = split_by_patient(table([0, 1], [0, 1]), seed=0, allow_leakage=True)
+    assert split.table.groupby("split")["patient"].nunique().to_dict() == {"train": 2, "val": 2, "test": 2}
+    assert any("allow_leakage" in note for note in split.notes)

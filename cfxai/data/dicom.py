@@ -100,9 +100,7 @@ def _decode(dataset: pydicom.Dataset) -> tuple[np.ndarray, tuple[float, float] |
     physical = apply_modality_lut(stored, dataset)
     if dataset.get("Modality") in QUANTITATIVE:
         return physical.astype(np.float32), None
-    span = (
-        apply_modality_lut(span, dataset) if "ModalityLUTSequence" not in dataset else np.array([0, physical.max()])
-    )
+    span = apply_modality_lut(span, dataset) if "ModalityLUTSequence" not in dataset else np.array([0, physical.max()])
     if "VOILUTSequence" in dataset or "WindowWidth" in dataset:
         physical, span = apply_voi_lut(physical, dataset), apply_voi_lut(span, dataset)
     low, high = float(span.min()), float(span.max())

@@ -44,9 +44,7 @@ def export_masks(masks: Masks, origin: Origin, files: Mapping[str, Path], plane:
         directory: made if need be.
     """
     if len(masks) != len(origin.sources):
-        raise DataError(
-            f"There are {len(masks)} masks for {len(origin.sources)} images; give one for each, in order."
-        )
+        raise DataError(f"There are {len(masks)} masks for {len(origin.sources)} images; give one for each, in order.")
     directory.mkdir(parents=True, exist_ok=True)
     members: dict[str, list[int]] = defaultdict(list)
     for item, source in enumerate(origin.sources):

@@ -96,9 +96,7 @@ class Displayed:
         """Where a volume's corner voxels lie in the patient, mm."""
         assert self.affine is not None
         shape = self.pixels.shape[1:] if self.pixels.ndim == 4 else self.pixels.shape[2:]
-        ends = np.stack(np.meshgrid(*[(0.0, length - 1.0) for length in shape], indexing="ij"), axis=-1).reshape(
-            -1, 3
-        )
+        ends = np.stack(np.meshgrid(*[(0.0, length - 1.0) for length in shape], indexing="ij"), axis=-1).reshape(-1, 3)
         return ends @ self.affine[:3, :3].T + self.affine[:3, 3]
 
 

@@ -51,9 +51,7 @@ class Percentile:
         """The percentiles over all pixels and channels."""
         low, high = np.percentile(scan.pixels, [self.lower, self.upper])
         if not low < high:
-            raise DataError(
-                f"{source}: is constant between its percentiles (at {low:g}); leave it out or widen them."
-            )
+            raise DataError(f"{source}: is constant between its percentiles (at {low:g}); leave it out or widen them.")
         return float(low), float(high)
 
 

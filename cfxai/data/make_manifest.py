@@ -40,9 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, default=Path("manifest.csv"), metavar="CSV", help="manifest.csv")
     parser.add_argument("--masks", type=Path, metavar="DIR", help="folder of masks with the names of the images")
     parser.add_argument("--patient", metavar="REGEX", help="what names the patient in the path of an image")
-    parser.add_argument(
-        "--no-hash", action="store_true", help="no sha256 columns; a changed file then goes unnoticed"
-    )
+    parser.add_argument("--no-hash", action="store_true", help="no sha256 columns; a changed file then goes unnoticed")
     options = parser.parse_args(argv)
     try:
         make_manifest(options.source, options.output, options.masks, options.patient, hashes=not options.no_hash)

@@ -117,9 +117,7 @@ def _masks_beside(images: pd.Series) -> pd.Series:
 
 def _refuse(path: Path, rows: pd.Index, why: str) -> None:
     if len(rows):
-        raise DataError(
-            f"{path}: line {rows[0] + 2} is a row {why} ({len(rows)} such rows); fill it in or remove it."
-        )
+        raise DataError(f"{path}: line {rows[0] + 2} is a row {why} ({len(rows)} such rows); fill it in or remove it.")
 
 
 def _check_files(table: pd.DataFrame, path: Path) -> None:

@@ -26,9 +26,7 @@ def unique_names(references: Iterable[Reference]) -> list[str]:
     files = list(dict.fromkeys(reference.path for reference in references))
     parts = {path: [*path.resolve().parts[1:-1], stem(path)] for path in files}
     depth = dict.fromkeys(files, 1)
-    while clashes := [
-        name for name, count in Counter(_joined(parts[p], depth[p]) for p in files).items() if count > 1
-    ]:
+    while clashes := [name for name, count in Counter(_joined(parts[p], depth[p]) for p in files).items() if count > 1]:
         clashing = [path for path in files if _joined(parts[path], depth[path]) in clashes]
         if all(depth[path] >= len(parts[path]) for path in clashing):
             break

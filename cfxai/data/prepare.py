@@ -131,9 +131,7 @@ def _on_grid(
     if image.affine is not None and second.affine is not None:
         apart = np.abs(second.corners() - image.corners()).max()
         if apart > 0.5 * min(image.spacing):
-            raise DataError(
-                f"{other}: lies up to {apart:.1f} mm off the grid of {source}; resample one to the other."
-            )
+            raise DataError(f"{other}: lies up to {apart:.1f} mm off the grid of {source}; resample one to the other.")
     return second.pixels
 
 

@@ -88,9 +88,7 @@ def read_nrrd(path: Path) -> Scan:
     """An NRRD volume; a file without directions is taken as left-posterior-superior, as ITK does."""
     values, header = nrrd.read(str(path))
     size = min(values.ndim, 3)
-    directions = np.asarray(
-        header.get("space directions", np.diag(header.get("spacings", np.ones(size)))), dtype=float
-    )
+    directions = np.asarray(header.get("space directions", np.diag(header.get("spacings", np.ones(size)))), dtype=float)
     origin = np.asarray(header.get("space origin", np.zeros(3)), dtype=float)
     if values.ndim != 3 or directions.shape != (3, 3):
         raise DataError(

@@ -39,9 +39,7 @@ class Recipe:
                 f"data.field_of_view: {self.field_of_view} mm must be positive, or null for the whole slice."
             )
         if self.channels not in (None, 1, 3):
-            raise ConfigError(
-                f"data.channels: {self.channels} must be 1 (grey), 3 (colour) or null (as in the files)."
-            )
+            raise ConfigError(f"data.channels: {self.channels} must be 1 (grey), 3 (colour) or null (as in the files).")
         if not 0 <= self.slice_range[0] < self.slice_range[1] <= 1:
             raise ConfigError(
                 f"data.slice_range: {list(self.slice_range)} must be two rising positions between 0 and 1."

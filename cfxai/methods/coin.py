@@ -10,7 +10,7 @@ A generator removes whatever makes a frozen classifier f call an image abnormal 
 - steps that train the discriminator alone build no graph through the generator;
 - discriminator and classifier are frozen while the generator learns: no weight gradients, spectral-norm vectors still.
 
-`compat=coin2024` selects the published networks and terms.
+`compat=coin2024` selects the published networks, terms and order of events.
 """
 
 from collections.abc import Iterator, Mapping
@@ -72,6 +72,9 @@ class Coin:
         average: decay of the exponential moving average of the generator that `generate` uses; 0 = none.
         discriminate: `normal` = real images that f calls normal against counterfactuals of those it calls abnormal;
             `all` = every image against every counterfactual (published).
+        condition: what the generator is told beside the image: `called` = what f calls it (the code's second version),
+            `wanted` = what f should call the counterfactual (the paper's version: always normal).
+        freeze: the discriminator while the generator learns; published, its spectral-norm vectors move then too.
     """
 
     name = "coin"
@@ -90,19 +93,20 @@ class Coin:
         generator_every: int = 5,
         average: float = 0.999,
         discriminate: Literal["normal", "all"] = "normal",
+        condition: Literal["called", "wanted"] = "called",
+        freeze: bool = True,
     ) -> None:
         self.classifier = classifier.eval().requires_grad_(False)
         self.generator, self.discriminator, self.loss = generator, discriminator, loss
         self.average = Average(generator, average)
-        self.modules = nn.ModuleDict(
-            {"generator": generator, "discriminator": discriminator, "average": self.average}
-        )
+        self.modules = nn.ModuleDict({"generator": generator, "discriminator": discriminator, "average": self.average})
         self.optimizers = {
             "generator": Adam(generator.parameters(), learning_rate, tuple(betas)),
             "discriminator": Adam(discriminator.parameters(), learning_rate, tuple(betas)),
         }
         self.steps, self.learning_rate, self.decay = steps, learning_rate, decay
         self.generator_every, self.discriminate = generator_every, discriminate
+        self.condition, self.freeze = condition, freeze
 
     def losses(self, batch: Mapping[str, Tensor], step: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
         self._schedule(step)
@@ -115,7 +119,7 @@ class Coin:
 
         learns = step % self.generator_every == 0
         with nullcontext() if learns else torch.no_grad():
-            counterfactual = self.generator(image, called)
+            counterfactual = self.generator(image, called if self.condition == "called" else normal)
         if learns:
             yield "generator", self._generator_terms(image, counterfactual, called, wanted)
             self.average.update(self.generator)
@@ -136,7 +140,7 @@ class Coin:
         if weight.adv:
             judged = called != NORMAL if self.discriminate == "normal" else torch.ones_like(called, dtype=torch.bool)
             if judged.any():
-                with frozen(self.discriminator):
+                with frozen(self.discriminator) if self.freeze else nullcontext():
                     verdict = self.discriminator(counterfactual[judged], normal[judged])
                 terms["adv"] = weight.adv * losses.adversarial_generator(verdict, weight.adversarial)
         if weight.kl:
@@ -168,5 +172,5 @@ class Coin:
             raise ValueError("COIN inpaints towards the normal class (0) only.")
         generator = self.average.module if self.average.decay else self.generator
         with torch.no_grad(), frozen(generator):
-            called = self.classifier(image).argmax(1)
-            return Counterfactual(image, generator(image, called).float(), target)
+            condition = self.classifier(image).argmax(1) if self.condition == "called" else target
+            return Counterfactual(image, generator(image, condition).float(), target)

@@ -149,7 +149,12 @@ def monai_classifier(
     from monai.networks import nets
 
     densenets = {"densenet121": nets.DenseNet121, "densenet169": nets.DenseNet169}
-    resnets = {"resnet10": nets.resnet10, "resnet18": nets.resnet18, "resnet34": nets.resnet34, "resnet50": nets.resnet50}
+    resnets = {
+        "resnet10": nets.resnet10,
+        "resnet18": nets.resnet18,
+        "resnet34": nets.resnet34,
+        "resnet50": nets.resnet50,
+    }
     if name in densenets:
         network = densenets[name](spatial_dims=dims, in_channels=channels, out_channels=classes)
     elif name in resnets:

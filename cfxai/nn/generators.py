@@ -1,7 +1,7 @@
 """Generators: an image (and the condition asked for) to its counterfactual, both in [-1, 1]."""
 
 from jaxtyping import Float
-from torch import Tensor, cat, nn, relu, tanh
+from torch import Tensor, cat, nn, tanh, where
 
 from cfxai.nn.blocks import CONV, POOL, DepthToSpace, ResidualBlock, SpaceToDepth
 from cfxai.protocols import Image, Labels
@@ -13,7 +13,8 @@ def add_bounded(image: Image, residual: Float[Tensor, "b c *spatial"]) -> Image:
     Exactly x at r = 0, never outside [-1, 1], and every value in [-1, 1] is reachable from every other. COIN's
     published tanh(x + h) is none of these: its zero residual changes the image by up to 12 % of the range.
     """
-    return image + relu(residual) * (1 - image) - relu(-residual) * (1 + image)
+    # One product, not two ReLUs: those would have no gradient at r = 0, where training starts.
+    return image + residual * where(residual > 0, 1 - image, 1 + image)
 
 
 class ResidualUNet(nn.Module):
@@ -33,8 +34,7 @@ class ResidualUNet(nn.Module):
         conv, fold = CONV[dims], 2**dims
         self.stem = nn.Sequential(SpaceToDepth(2, dims), conv(channels * fold, widths[0], 3, padding=1))
         self.down = nn.ModuleList(
-            ResidualBlock(a, b, dims=dims, norm="group")
-            for a, b in zip((widths[0], *widths[:-1]), widths, strict=True)
+            ResidualBlock(a, b, dims=dims, norm="group") for a, b in zip((widths[0], *widths[:-1]), widths, strict=True)
         )
         self.pool = POOL[dims](2)
         self.grow = nn.Upsample(scale_factor=2, mode="nearest")
@@ -46,7 +46,9 @@ class ResidualUNet(nn.Module):
         nn.init.zeros_(last.weight)
         assert last.bias is not None
         nn.init.zeros_(last.bias)
-        self.head = nn.Sequential(nn.GroupNorm(max(1, widths[0] // 8), widths[0]), nn.ReLU(), last, DepthToSpace(2, dims))
+        self.head = nn.Sequential(
+            nn.GroupNorm(max(1, widths[0] // 8), widths[0]), nn.ReLU(), last, DepthToSpace(2, dims)
+        )
 
     def forward(self, image: Image, condition: Labels | None = None) -> Image:
         h, skips = self.stem(image), []
@@ -57,4 +59,3 @@ class ResidualUNet(nn.Module):
         for block in self.up:
             h = block(cat([self.grow(h), skips.pop()], 1))
         return add_bounded(image, tanh(self.head(h)))
-

@@ -20,8 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save as to_bytes
 from torch import nn
 
-from cfxai.build import Parts
-from cfxai.checkpoint import load_checkpoint, restore, write_atomically
+from cfxai.config.build import Parts
 from cfxai.data.batches import Batches
 from cfxai.data.dataset import Data, Dataset
 from cfxai.judging import probabilities, spaced
@@ -30,7 +29,8 @@ from cfxai.methods.classification import Classification
 from cfxai.metrics.classification import ClassifierQuality
 from cfxai.nn.weights import digest, load_weights
 from cfxai.protocols import Result
-from cfxai.run import Run, shown
+from cfxai.run.checkpoint import load_checkpoint, restore, write_atomically
+from cfxai.run.directory import Run, shown
 
 log = logging.getLogger("cfxai")
 
@@ -63,7 +63,11 @@ def obtain_classifier(parts: Parts, cfg: DictConfig, run: Run, fabric: Fabric) -
 
 def classifier_key(cfg: DictConfig, data: Data) -> str:
     """sha256 over all that decides the trained weights."""
-    sections = {name: OmegaConf.to_container(cfg[name]) for name in ("classifier", "classifier_training", "augment") if cfg[name]}
+    sections = {
+        name: OmegaConf.to_container(cfg[name])
+        for name in ("classifier", "classifier_training", "augment")
+        if cfg[name]
+    }
     described = {"recipe": RECIPE, "data": data.fingerprint, "seed": cfg.seed, **sections}
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -87,7 +91,11 @@ def train_classifier(
     fabric.to_device(method.modules)
     augment = Parts(cfg)["augment"] if cfg.augment else None
     train, validation = data.split("train"), data.split("val")
-    log.info("training the classifier: %d images, %.0f %% abnormal", len(train), 100 * float((np.asarray(train.labels) != 0).mean()))
+    log.info(
+        "training the classifier: %d images, %.0f %% abnormal",
+        len(train),
+        100 * float((np.asarray(train.labels) != 0).mean()),
+    )
     fit(
         method,
         Batches(train, settings.batch_size, seed=cfg.seed, balanced=settings.balanced, augment=augment),
@@ -104,8 +112,15 @@ def train_classifier(
     tensors, state = load_checkpoint(run.checkpoints / "best.ckpt")
     restore(method, tensors, state)
     found = validate_classifier(method.average.module, validation, fabric.device)
-    log.info("classifier on validation: AUROC %.4f, accuracy %.4f, ECE %.4f", found["auroc"], found["accuracy"], found["ece"])
-    write_classifier(artefact, method.average.module, cfg, {"step": state["step"], "validation": found, "data": data.fingerprint})
+    log.info(
+        "classifier on validation: AUROC %.4f, accuracy %.4f, ECE %.4f",
+        found["auroc"],
+        found["accuracy"],
+        found["ece"],
+    )
+    write_classifier(
+        artefact, method.average.module, cfg, {"step": state["step"], "validation": found, "data": data.fingerprint}
+    )
 
 
 @torch.no_grad()

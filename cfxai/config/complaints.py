@@ -14,9 +14,9 @@ from omegaconf.errors import (
 )
 from yaml import MarkedYAMLError
 
+from cfxai.config.kinds import EXPECTED
+from cfxai.config.nearest import hint
 from cfxai.errors import ConfigError
-from cfxai.kinds import EXPECTED
-from cfxai.nearest import hint
 
 TYPE_NAMES = {"Boolean": bool, "Integer": int, "Float": float, "String": str, "ListConfig": list, "DictConfig": dict}
 
@@ -34,9 +34,7 @@ def as_config_error(error: Exception, experiment: Path, known: Sequence[str]) ->
     if isinstance(error, MarkedYAMLError):
         return ConfigError(_yaml(error, experiment))
     if isinstance(error, OverrideParseException):
-        return ConfigError(
-            f"{error.override}: not an override; write key=value, with quotes around special characters"
-        )
+        return ConfigError(f"{error.override}: not an override; write key=value, with quotes around special characters")
     if isinstance(error, MissingConfigException):
         return ConfigError(_missing(error, experiment))
     for cause in (error, error.__cause__, error.__context__):

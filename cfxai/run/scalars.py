@@ -8,7 +8,7 @@ from typing import IO
 
 from torch.utils.tensorboard import SummaryWriter
 
-from cfxai.checkpoint import write_atomically
+from cfxai.run.checkpoint import write_atomically
 
 
 class Scalars:
@@ -17,18 +17,18 @@ class Scalars:
     Args:
         directory: where `metrics.csv` and `tensorboard/` are.
         start: the step from which the training goes on.
-        tensorboard_every: events are written on every n-th step only.
     """
 
-    def __init__(self, directory: Path, *, start: int = 0, tensorboard_every: int = 10) -> None:
-        self.path, self.every = directory / "metrics.csv", tensorboard_every
+    def __init__(self, directory: Path, *, start: int = 0) -> None:
+        self.path = directory / "metrics.csv"
         self.columns, rows = _kept(self.path, start)
         if self.path.exists():
             write_atomically(self.path, _text(self.columns, rows).encode())
         self.file: IO[str] = open(self.path, "a", newline="")
         self.events = SummaryWriter(str(directory / "tensorboard"), purge_step=start if start else None)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, float], *, event: bool = False) -> None:
+        """Appends the step's row; with `event`, also to TensorBoard, which need not see every step."""
         new = [name for name in values if name not in self.columns]
         if new or not self.columns:
             self.file.close()
@@ -38,7 +38,7 @@ class Scalars:
             self.file = open(self.path, "a", newline="")
         csv.DictWriter(self.file, self.columns, restval="").writerow({"step": step, **values})
         self.file.flush()
-        if new or step % self.every == 0:
+        if event:
             for name, value in values.items():
                 self.events.add_scalar(name, value, step)
 

@@ -4,8 +4,8 @@ import re
 from itertools import count
 from pathlib import Path
 
+from cfxai.config.nearest import hint
 from cfxai.errors import ConfigError
-from cfxai.nearest import hint
 
 
 def reserve(root: Path, name: str) -> Path:

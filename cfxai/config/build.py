@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from cfxai.config.kinds import wrong_kind
+from cfxai.config.nearest import hint
+from cfxai.config.targets import LIBRARIES, check_targets, find, plain, within
 from cfxai.errors import ConfigError
-from cfxai.kinds import wrong_kind
-from cfxai.nearest import hint
-from cfxai.targets import LIBRARIES, check_targets, find, plain, within
 
 
 class Parts:

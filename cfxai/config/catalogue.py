@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def experiments() -> dict[str, str]:

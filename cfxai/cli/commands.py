@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from cfxai.catalogue import CONF, experiments, options
+from cfxai.cli.help import evaluate_help, train_help
+from cfxai.config.catalogue import CONF, experiments, options
+from cfxai.config.nearest import hint
 from cfxai.errors import CfxError, ConfigError
-from cfxai.help import evaluate_help, train_help
-from cfxai.nearest import hint
-from cfxai.run_directory import locate, reserve
+from cfxai.run.locate import locate, reserve
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -193,15 +193,13 @@ def _questions_to_hydra(arguments: Namespace) -> list[str]:
     asked += [f"--info={arguments.info}"] if arguments.info else []
     asked += ["--shell-completion"] if arguments.shell_completion else []
     if asked and arguments.multirun:
-        raise ConfigError(
-            "-m starts runs and --cfg, --info and --shell-completion show things; leave one of them out"
-        )
+        raise ConfigError("-m starts runs and --cfg, --info and --shell-completion show things; leave one of them out")
     return asked
 
 
 def _ask_hydra(experiment: Path, asked: list[str], arguments: Namespace) -> int:
-    from cfxai.compose import complaints, compose, prepare_hydra
-    from cfxai.sweep import run_hydra
+    from cfxai.cli.sweep import run_hydra
+    from cfxai.config.compose import complaints, compose, prepare_hydra
 
     if arguments.cfg == "job" and arguments.config:
         compose(experiment, arguments.overrides)
@@ -212,14 +210,14 @@ def _ask_hydra(experiment: Path, asked: list[str], arguments: Namespace) -> int:
 
 
 def _start(experiment: Path, arguments: Namespace) -> int:
-    from cfxai.compose import complaints, compose, require_complete
+    from cfxai.config.compose import complaints, compose, require_complete
 
     cfg = compose(experiment, arguments.overrides, arguments.multirun)
     require_complete(cfg)
     directory = reserve(Path(cfg.run.root), cfg.run.name or experiment.stem)
     if not arguments.multirun:
         return _work(cfg, directory)
-    from cfxai.sweep import sweep
+    from cfxai.cli.sweep import sweep
 
     try:
         with complaints(experiment, []):
@@ -236,7 +234,7 @@ def _continue(arguments: Namespace) -> int:
         raise ConfigError(
             f"-cp {arguments.run}: a run continues from its last checkpoint; name the run: -cp {directory}"
         )
-    from cfxai.saved import load_with
+    from cfxai.cli.saved import load_with
 
     return _work(load_with(directory, arguments.overrides), directory)
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from cfxai import schema
-from cfxai.catalogue import CONF
-from cfxai.complaints import as_config_error
+from cfxai.config import schema
+from cfxai.config.catalogue import CONF
+from cfxai.config.complaints import as_config_error
+from cfxai.config.targets import check_targets
 from cfxai.errors import ConfigError
-from cfxai.targets import check_targets
 
 CHANGEABLE = ("trainer", "evaluation")
 

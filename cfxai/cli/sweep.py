@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from cfxai import schema
-from cfxai.compose import VERSION_BASE
+from cfxai.config import schema
+from cfxai.config.compose import VERSION_BASE
 from cfxai.errors import CfxError, Preempted
 
 OUTCOME = "outcome.json"

@@ -13,8 +13,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from cfxai.config.nearest import hint
 from cfxai.errors import ConfigError
-from cfxai.nearest import hint
 
 # Packages whose classes and functions a config may name. Only those parts of large libraries that hold components:
 # the rest of `torch` and `monai` can run shell commands, unpickle or download.
@@ -71,7 +71,7 @@ def find(target: str, plugins: tuple[str, ...] = (), where: str = "_target_") ->
 
     Raises:
         ConfigError: it does not exist, its package is not installed, or it is not what its name promises: a name such
-            as `cfxai.build.sys` leads out of the packages that may be named.
+            as `cfxai.config.build.sys` leads out of the packages that may be named.
     """
     _check_name(target, plugins, where)
     found = _import(target, where)

@@ -18,13 +18,13 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
-from cfxai import overrides, schema
-from cfxai.catalogue import CONF
-from cfxai.complaints import as_config_error
+from cfxai.config import overrides, schema
+from cfxai.config.catalogue import CONF
+from cfxai.config.complaints import as_config_error
+from cfxai.config.kinds import compare, refuse_objects
+from cfxai.config.nearest import hint
+from cfxai.config.targets import check_targets
 from cfxai.errors import ConfigError
-from cfxai.kinds import compare, refuse_objects
-from cfxai.nearest import hint
-from cfxai.targets import check_targets
 
 VERSION_BASE = "1.3"  # the Hydra behaviour that configs are written for
 

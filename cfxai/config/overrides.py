@@ -8,10 +8,10 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from cfxai.config.kinds import compare, mismatch
+from cfxai.config.nearest import hint
+from cfxai.config.schema import SECTIONS
 from cfxai.errors import ConfigError
-from cfxai.kinds import compare, mismatch
-from cfxai.nearest import hint
-from cfxai.schema import SECTIONS
 
 ABSENT = object()
 SWEEP_SETTINGS = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper")
@@ -139,6 +139,4 @@ def _check_hydra_key(key: str, multirun: bool) -> None:
     if not multirun:
         raise ConfigError(f"{key}: has no effect without -m; a run's directory is set by run.root and run.name")
     if not key.startswith(SWEEP_SETTINGS):
-        raise ConfigError(
-            f"{key}: is set by cfxai; of Hydra's own, hydra.searchpath, launcher and sweeper can be set"
-        )
+        raise ConfigError(f"{key}: is set by cfxai; of Hydra's own, hydra.searchpath, launcher and sweeper can be set")

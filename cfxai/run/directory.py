@@ -1,15 +1,15 @@
 """A run's directory: its lock, its log, what it ran on, its status, and the signals that ask it to stop.
 
-    config.yaml        the resolved configuration
-    environment.json   versions, threads, git state, command line
-    manifest.csv       every file of the data with its sha256 and split
-    status.json        running | complete | preempted | failed
-    log.txt            what was printed
-    checkpoints/       last.ckpt, best.ckpt
-    weights/           classifier and networks as safetensors
-    metrics.csv, tensorboard/, samples/step_*.png
-    classifier/        the same for the classifier's own training, when this run trained it
-    evaluation/        metrics.json, panels/, masks/
+config.yaml        the resolved configuration
+environment.json   versions, threads, git state, command line
+manifest.csv       every file of the data with its sha256 and split
+status.json        running | complete | preempted | failed
+log.txt            what was printed
+checkpoints/       last.ckpt, best.ckpt
+weights/           classifier and networks as safetensors
+metrics.csv, tensorboard/, samples/step_*.png
+classifier/        the same for the classifier's own training, when this run trained it
+evaluation/        metrics.json, panels/, masks/
 """
 
 import json
@@ -32,19 +32,25 @@ import torch
 from filelock import FileLock, Timeout
 from rich.logging import RichHandler
 
-from cfxai.checkpoint import sweep_temporary, write_atomically
 from cfxai.errors import ConfigError, Preempted
-from cfxai.progress import console
+from cfxai.run.checkpoint import sweep_temporary, write_atomically
+from cfxai.run.progress import console
 
 PACKAGES = ("cfxai", "torch", "torchvision", "monai", "timm", "numpy", "scipy", "lightning-fabric", "hydra-core")
 STOPPING = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Run:
-    """What a training may ask of its directory. Open it with `opened`, which locks it."""
+    """What a training may ask of its directory. Open it with `opened`, which locks it.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        directory: of the run.
+        whole: the run that this one is a part of; it is what is stopped and continued.
+    """
+
+    def __init__(self, directory: Path, whole: "Run | None" = None) -> None:
         self.directory = directory
+        self.whole = whole
         self.checkpoints = directory / "checkpoints"
         self.weights = directory / "weights"
         self.evaluation = directory / "evaluation"
@@ -65,14 +71,13 @@ class Run:
 
     def part(self, name: str) -> "Run":
         """A run inside this one, which stops when this one is asked to."""
-        inner = Run(self.directory / name)
-        inner.directory.mkdir(exist_ok=True)
-        inner.__dict__["stop_requested"] = self.stop_requested
-        return inner
+        directory = self.directory / name
+        directory.mkdir(exist_ok=True)
+        return Run(directory, whole=self)
 
     def stop_requested(self) -> str | None:
         """The signal that asked this process to stop, if one did."""
-        return self._stop
+        return self.whole.stop_requested() if self.whole else self._stop
 
     def stop_if_requested(self) -> None:
         """Raises Preempted where there is nothing to save."""
@@ -80,7 +85,10 @@ class Run:
             raise Preempted(self.preempted_sentence())
 
     def preempted_sentence(self) -> str:
-        return f"stopped by {self.stop_requested()}; the run is saved, continue it with: {continue_command(self.directory)}"
+        if self.whole:
+            return self.whole.preempted_sentence()
+        advice = continue_command(self.directory)
+        return f"stopped by {self.stop_requested()}; the run is saved, continue it with: {advice}"
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._stop = signal.Signals(number).name
@@ -105,28 +113,44 @@ def opened(directory: Path) -> Iterator[Run]:
     Raises:
         ConfigError: another process is at work there.
     """
+    run = Run(directory)
+    handlers = {number: signal.signal(number, run._on_signal) for number in STOPPING}
+    try:
+        with locked(directory):
+            try:
+                sweep_temporary(directory)
+                yield run
+            except Preempted:
+                run.mark("preempted")
+                raise
+            except BaseException as error:
+                if run.state not in ("complete", "new"):
+                    run.mark("failed", why=f"{type(error).__name__}: {error}"[:500])
+                raise
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Keeps other processes out of a run's directory, which is made if need be, and logs to it.
+
+    Raises:
+        ConfigError: another process is at work there.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     lock = FileLock(directory / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise ConfigError(f"{shown(directory)}: another process is running here; wait for it, or stop it first.") from error
-    run = Run(directory)
-    handlers = {number: signal.signal(number, run._on_signal) for number in STOPPING}
+        raise ConfigError(
+            f"{shown(directory)}: another process is running here; wait for it, or stop it first."
+        ) from error
     try:
         with logging_to(directory / "log.txt"):
-            sweep_temporary(directory)
-            yield run
-    except Preempted:
-        run.mark("preempted")
-        raise
-    except BaseException as error:
-        if run.state not in ("complete", "new"):
-            run.mark("failed", why=f"{type(error).__name__}: {error}"[:500])
-        raise
+            yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
         lock.release()
 
 

@@ -67,7 +67,9 @@ def restore(method: Method, tensors: Mapping[str, Tensor], state: State) -> None
     """Puts back what `capture` took."""
     modules = {key.removeprefix("module/"): value for key, value in tensors.items() if key.startswith("module/")}
     own = method.modules.state_dict()
-    misfits = [k for k in own.keys() | modules.keys() if k not in own or k not in modules or own[k].shape != modules[k].shape]
+    misfits = [
+        k for k in own.keys() | modules.keys() if k not in own or k not in modules or own[k].shape != modules[k].shape
+    ]
     if misfits:
         raise DataError(f"this checkpoint is of another architecture (first misfit: {sorted(misfits)[0]}).")
     method.modules.load_state_dict(modules)

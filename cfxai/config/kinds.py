@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cfxai.config.nearest import hint
 from cfxai.errors import ConfigError
-from cfxai.nearest import hint
 
 EXPECTED = {
     bool: "true or false",
@@ -66,6 +66,4 @@ def refuse_objects(tree: Any, where: str = "") -> None:
         for index, value in enumerate(tree):
             refuse_objects(value, f"{where}[{index}]")
     elif type(tree) not in (bool, int, float, str, type(None)):
-        raise ConfigError(
-            f"{where}: is a Python object ({type(tree).__name__}), which is refused; write a plain value"
-        )
+        raise ConfigError(f"{where}: is a Python object ({type(tree).__name__}), which is refused; write a plain value")

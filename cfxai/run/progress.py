@@ -51,6 +51,8 @@ class Track:
             left = (self.total - self.done) / max(rate, 1e-9)
             log.info("%s %d/%d, %.1f/s, %.0f s left  %s", self.name, self.done, self.total, rate, left, note)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.bar is not None:
             self.bar.stop()

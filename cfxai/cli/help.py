@@ -1,6 +1,6 @@
 """The `--help` of the tools, written from what `conf/` offers; imports nothing heavy."""
 
-from cfxai.catalogue import experiments, groups, options
+from cfxai.config.catalogue import experiments, groups, options
 
 EXIT_CODES = """\
 exit codes:

@@ -1,0 +1,244 @@
+"""COIN's published networks: residual encoder and decoder, projection discriminator (Shvetsov et al. 2024, arXiv:2404.12832).
+
+They follow Singla et al. (2021, arXiv:2101.04230), with skip connections and a generator that perturbs its input. At
+`width=1` they are the paper's, for 256x256 images; `width` scales every number of channels but the encoder stem's.
+`tests/test_coin2024.py` holds them, to rounding, against recorded training steps of the published code.
+"""
+
+from collections.abc import Sequence
+from math import sqrt
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, cat, nn, tanh
+from torch.nn.utils.parametrize import register_parametrization
+
+from cfxai.errors import ConfigError, DataError
+from cfxai.protocols import Image, Labels
+
+Features = Float[Tensor, "b c h w"]
+
+CHANNELS = (64, 128, 256, 512, 1024)  # of the five resolutions, finest first
+STEM = 64
+
+Upsample = Literal["nearest", "bilinear"]
+Fusion = Literal[
+    "skip_add_tanh", "skip_add_l2_tanh", "skip_stack_3x3conv_tanh", "skip_tanh_avg", "skip_tanh_clamp", "tanh"
+]
+
+
+class Generator(nn.Module):
+    """(image, condition) -> counterfactual, both [b c h w] in [-1, 1]: `fusion` of the image and the decoder's output h.
+
+    Args:
+        channels: of the image.
+        width: scales the numbers of channels; 1 is the paper's size.
+        classes: number of conditions.
+        skips: which decoder blocks also see the encoder's features of their resolution; 1 the coarsest, 4 the finest.
+        upsample: `nearest`, or `bilinear` with aligned corners (the paper's on real tumours).
+        fusion: the image x and h, under the published names: `skip_add_tanh` tanh(h + x); `skip_add_l2_tanh`
+            tanh(h / max(1, ||h||) + x), with the norm over each channel; `skip_stack_3x3conv_tanh` tanh(conv [h, x]);
+            `skip_tanh_avg` (x + tanh h) / 2; `skip_tanh_clamp` x + tanh h, clamped; `tanh` tanh(h), without the image.
+        spectral: spectral norm on the 1x1 convolutions (the paper's synthetic experiments).
+
+    Raises:
+        ConfigError: an unknown skip, up-sampling or fusion.
+        DataError: the sides of an image are not divisible by 32.
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        width: float = 1.0,
+        classes: int = 2,
+        skips: Sequence[int] = (1, 2, 3, 4),
+        upsample: Upsample = "nearest",
+        fusion: Fusion = "skip_add_tanh",
+        spectral: bool = True,
+    ) -> None:
+        super().__init__()
+        if not set(skips) <= {1, 2, 3, 4}:
+            raise ConfigError(f"generator.skips: choose from 1, 2, 3 and 4, not {list(skips)}.")
+        for key, value, kinds in (("upsample", upsample, Upsample), ("fusion", fusion, Fusion)):
+            if value not in get_args(kinds):
+                raise ConfigError(f"generator.{key}: choose one of {', '.join(get_args(kinds))}, not '{value}'.")
+        widths = _scaled(width)
+        below = widths[::-1]  # the encoder's features and the decoder's outputs, coarsest first
+        self.stem = nn.Sequential(nn.Conv2d(channels, STEM, 3, padding=1, bias=False), nn.ReLU(), nn.BatchNorm2d(STEM))
+        nn.init.xavier_normal_(self.stem[0].weight)
+        self.encoder = nn.ModuleList(
+            EncoderBlock(a, b, spectral) for a, b in zip((STEM, *widths[:-1]), widths, strict=True)
+        )
+        self.decoder = nn.ModuleList(
+            DecoderBlock(below[max(0, i - 1)] + (below[i] if i in skips else 0), below[i], classes, upsample, spectral)
+            for i in range(len(below))
+        )
+        self.head = nn.Sequential(nn.BatchNorm2d(widths[0]), nn.ReLU(), _conv(widths[0], channels, 3, bias=True))
+        self.skips, self.fusion = frozenset(skips), fusion
+        if fusion == "skip_stack_3x3conv_tanh":
+            self.fuse = nn.Conv2d(2 * channels, channels, 3, padding=1)
+
+    def forward(self, image: Image, condition: Labels) -> Image:
+        if any(side % 32 for side in image.shape[2:]):
+            raise DataError(f"data.size: the published generator needs sides divisible by 32, not {image.shape[2:]}.")
+        features = [self.stem(image)]
+        for block in self.encoder:
+            features.append(block(features[-1]))
+        h = features.pop()
+        for i, block in enumerate(self.decoder):
+            h = block(cat([h, features[-i]], 1) if i in self.skips else h, condition)
+        return self._fused(self.head(h), image)
+
+    def _fused(self, h: Image, image: Image) -> Image:
+        match self.fusion:
+            case "skip_add_tanh":
+                return tanh(h + image)
+            case "skip_add_l2_tanh":
+                return tanh(h / h.norm(dim=(2, 3), keepdim=True).clamp(min=1) + image)
+            case "skip_stack_3x3conv_tanh":
+                return tanh(self.fuse(cat([h, image], 1)))
+            case "skip_tanh_avg":
+                return (image + tanh(h)) / 2
+            case "skip_tanh_clamp":
+                return (image + tanh(h)).clamp(-1, 1)
+        return tanh(h)
+
+
+class Discriminator(nn.Module):
+    """(image, condition) -> one logit an image, by projection of the condition (Miyato & Koyama 2018, arXiv:1802.05637).
+
+    Args:
+        channels: of the image.
+        width: scales the numbers of channels; 1 is the paper's size.
+        classes: number of conditions.
+        blocks: 6, or 5 as on real tumours; blocks after the fifth keep the resolution.
+    """
+
+    def __init__(self, channels: int = 1, width: float = 1.0, classes: int = 2, blocks: int = 6) -> None:
+        super().__init__()
+        widths = _scaled(width)
+        widths = widths[:blocks] + widths[-1:] * (blocks - len(widths))
+        self.blocks = nn.Sequential(
+            *(
+                DiscriminatorBlock(a, b, first=i == 0, halve=i < len(CHANNELS))
+                for i, (a, b) in enumerate(zip((channels, *widths[:-1]), widths, strict=True))
+            )
+        )
+        self.verdict = nn.Linear(widths[-1], 1)
+        self.embedding = nn.Embedding(classes, widths[-1])
+        nn.init.xavier_uniform_(self.verdict.weight)
+        nn.init.xavier_uniform_(self.embedding.weight)
+        register_parametrization(self.verdict, "weight", OneStepSpectralNorm(1), unsafe=True)
+
+    def forward(self, image: Image, condition: Labels) -> Float[Tensor, " b"]:
+        h = F.relu(self.blocks(image)).sum((2, 3))
+        return self.verdict(h)[:, 0] + (self.embedding(condition) * h).sum(1)
+
+
+class EncoderBlock(nn.Module):
+    """Half the resolution: [b c h w] -> [b d h/2 w/2]."""
+
+    def __init__(self, inputs: int, outputs: int, spectral: bool) -> None:
+        super().__init__()
+        self.shortcut = nn.Sequential(nn.AvgPool2d(2), _conv(inputs, outputs, 1, spectral=spectral))
+        self.body = nn.Sequential(
+            nn.BatchNorm2d(inputs),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+            _conv(inputs, outputs, 3, gain=sqrt(2)),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            _conv(outputs, outputs, 3, gain=sqrt(2)),
+        )
+
+    def forward(self, x: Features) -> Float[Tensor, "b d h2 w2"]:
+        return self.shortcut(x) + self.body(x)
+
+
+class DecoderBlock(nn.Module):
+    """Twice the resolution, under a condition: [b c h w] -> [b d 2h 2w]."""
+
+    def __init__(self, inputs: int, outputs: int, classes: int, upsample: Upsample, spectral: bool) -> None:
+        super().__init__()
+        self.grow = nn.Upsample(scale_factor=2, mode=upsample, align_corners=True if upsample == "bilinear" else None)
+        self.shortcut = _conv(inputs, outputs, 1, spectral=spectral)
+        self.norm1, self.norm2 = ConditionalBatchNorm(inputs, classes), ConditionalBatchNorm(outputs, classes)
+        self.conv1, self.conv2 = _conv(inputs, outputs, 3, gain=sqrt(2)), _conv(outputs, outputs, 3, gain=sqrt(2))
+
+    def forward(self, x: Features, condition: Labels) -> Float[Tensor, "b d h2 w2"]:
+        h = self.conv1(self.grow(F.relu(self.norm1(x, condition))))
+        h = self.conv2(F.relu(self.norm2(h, condition)))
+        # Published the other way round, to the same values: growing commutes with a 1x1 convolution, at four times the cost.
+        return self.grow(self.shortcut(x)) + h
+
+
+class DiscriminatorBlock(nn.Module):
+    """Half the resolution, or the same: [b c h w] -> [b d h/2 w/2] or [b c h w]; the `first` takes the bare image."""
+
+    def __init__(self, inputs: int, outputs: int, *, first: bool, halve: bool) -> None:
+        super().__init__()
+        self.pool = nn.AvgPool2d(2) if halve else nn.Identity()
+        self.shortcut = _conv(inputs, outputs, 1, bias=True, spectral=True) if halve else nn.Identity()
+        self.body = nn.Sequential(
+            nn.Identity() if first else nn.ReLU(),
+            _conv(inputs, outputs, 3, gain=sqrt(2), bias=True, spectral=True),
+            nn.ReLU(),
+            _conv(outputs, outputs, 3, gain=sqrt(2), bias=True, spectral=True),
+        )
+
+    def forward(self, x: Features) -> Float[Tensor, "b d h2 w2"]:
+        return self.shortcut(self.pool(x)) + self.pool(self.body(x))
+
+
+class ConditionalBatchNorm(nn.Module):
+    """Batch normalisation whose scale and shift belong to the condition (de Vries et al. 2017, arXiv:1707.00683)."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.embedding = nn.Embedding(classes, 2 * channels)
+        nn.init.normal_(self.embedding.weight[:, :channels], 1.0, 0.02)
+        nn.init.zeros_(self.embedding.weight[:, channels:])
+
+    def forward(self, x: Features, condition: Labels) -> Features:
+        scale, shift = self.embedding(condition)[:, :, None, None].chunk(2, 1)
+        return scale * self.norm(x) + shift
+
+
+class OneStepSpectralNorm(nn.Module):
+    """A weight over its largest singular value, as one power iteration from the last estimate gives it.
+
+    Published, the singular value is a constant to the gradient, while torch's `spectral_norm` differentiates through it
+    (Miyato et al. 2018, arXiv:1802.05957, eq. 12). Published, `u` moves in evaluation too, so that the same image gets
+    another counterfactual each time; here evaluation takes the same iteration and leaves `u` where training left it.
+    """
+
+    u: Tensor
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.register_buffer("u", torch.randn(outputs))
+
+    def forward(self, weight: Float[Tensor, "d *rest"]) -> Float[Tensor, "d *rest"]:
+        with torch.no_grad():
+            matrix = weight.flatten(1)
+            v = F.normalize(self.u @ matrix, dim=0)
+            u = F.normalize(matrix @ v, dim=0)
+            sigma = u @ matrix @ v
+            if self.training:
+                self.u.copy_(u)
+        return weight / sigma
+
+
+def _conv(
+    inputs: int, outputs: int, size: int, *, gain: float = 1.0, bias: bool = False, spectral: bool = False
+) -> nn.Module:
+    conv = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=bias)
+    nn.init.xavier_uniform_(conv.weight, gain)
+    return register_parametrization(conv, "weight", OneStepSpectralNorm(outputs), unsafe=True) if spectral else conv
+
+
+def _scaled(width: float) -> tuple[int, ...]:
+    return tuple(max(8, int(channels * width)) for channels in CHANNELS)
