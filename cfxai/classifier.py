@@ -8,13 +8,14 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save as to_bytes
@@ -23,18 +24,18 @@ from torch import nn
 from cfxai.config.build import Parts
 from cfxai.data.batches import Batches
 from cfxai.data.dataset import Data, Dataset
-from cfxai.judging import probabilities, spaced
+from cfxai.judging import classifier_quality
 from cfxai.loop import fit
 from cfxai.methods.classification import Classification
-from cfxai.metrics.classification import ClassifierQuality
+from cfxai.nn.memory_format import convolve_fast
 from cfxai.nn.weights import digest, load_weights
-from cfxai.protocols import Result
 from cfxai.run.checkpoint import load_checkpoint, restore, write_atomically
 from cfxai.run.directory import Run, shown
+from cfxai.selection import spaced
 
 log = logging.getLogger("cfxai")
 
-RECIPE = 1
+RECIPE = 2
 """Raised whenever the code changes what the same configuration trains, so that older artefacts are not taken for it."""
 
 
@@ -43,13 +44,14 @@ def obtain_classifier(parts: Parts, cfg: DictConfig, run: Run, fabric: Fabric) -
     classifier: nn.Module = parts["classifier"]
     artefact = run.weights / "classifier.safetensors"
     if not artefact.is_file():
-        if cfg.classifier.weights is not None:
-            log.info("classifier: %s", cfg.classifier.weights)
-            write_classifier(artefact, classifier, cfg, {"from": str(cfg.classifier.weights)})
+        given = cfg.classifier.get("weights")
+        if given is not None:
+            log.info("classifier: %s", given)
+            write_classifier(artefact, classifier, cfg, {"from": str(given)})
         else:
             cached = Path(cfg.cache) / "classifiers" / f"{classifier_key(cfg, parts['data'])}.safetensors"
             cached.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(cached.with_suffix(".lock")):
+            with waiting_for(FileLock(cached.with_suffix(".lock")), run):
                 if cached.is_file():
                     log.info("classifier: taken from the cache, %s", shown(cached))
                 else:
@@ -58,7 +60,7 @@ def obtain_classifier(parts: Parts, cfg: DictConfig, run: Run, fabric: Fabric) -
             copy_atomically(cached, artefact)
     load_weights(classifier, artefact)
     log.info("classifier: sha256 %s", digest(classifier)[:16])
-    return classifier.eval().requires_grad_(False)
+    return convolve_fast(fabric.to_device(classifier)).eval().requires_grad_(False)
 
 
 def classifier_key(cfg: DictConfig, data: Data) -> str:
@@ -77,10 +79,6 @@ def train_classifier(
 ) -> None:
     """Trains from the last checkpoint in `run`, takes the best on validation, and writes the artefact."""
     settings = cfg.classifier_training
-    torch.manual_seed(cfg.seed)
-    for module in classifier.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
     method = Classification(
         classifier,
         steps=settings.steps,
@@ -88,7 +86,7 @@ def train_classifier(
         weight_decay=settings.weight_decay,
         smoothing=settings.smoothing,
     )
-    fabric.to_device(method.modules)
+    convolve_fast(fabric.to_device(method.modules))
     augment = Parts(cfg)["augment"] if cfg.augment else None
     train, validation = data.split("train"), data.split("val")
     log.info(
@@ -112,32 +110,18 @@ def train_classifier(
     tensors, state = load_checkpoint(run.checkpoints / "best.ckpt")
     restore(method, tensors, state)
     found = validate_classifier(method.average.module, validation, fabric.device)
-    log.info(
-        "classifier on validation: AUROC %.4f, accuracy %.4f, ECE %.4f",
-        found["auroc"],
-        found["accuracy"],
-        found["ece"],
-    )
+    log.info("classifier on validation: AUROC %(auroc).4f, accuracy %(accuracy).4f, ECE %(ece).4f", found)
     write_classifier(
         artefact, method.average.module, cfg, {"step": state["step"], "validation": found, "data": data.fingerprint}
     )
 
 
-@torch.no_grad()
 def validate_classifier(classifier: nn.Module, dataset: Dataset, device: torch.device) -> dict[str, float]:
-    """AUROC, accuracy and ECE on at most 2000 images; the score is minus the cross-entropy, which sees calibration too."""
-    metric, losses = ClassifierQuality(), []
+    """AUROC, accuracy, ECE and cross-entropy on at most 2000 images; the score is minus the cross-entropy."""
     indices = spaced(np.arange(len(dataset)), 2000)
-    classifier.eval()
-    for start in range(0, len(indices), 64):
-        batch = dataset.batch(indices[start : start + 64])
-        image, label = batch["image"].to(device), batch["label"].to(device)
-        probability = probabilities(classifier, image)
-        losses.append(F.nll_loss(probability.clamp_min(1e-8).log(), label, reduction="none"))
-        empty = torch.zeros(len(image), *image.shape[2:], device=device)
-        metric.update(Result(image, label, empty, empty.bool(), tuple(batch["group"]), probability))
-    found = {k: float(v) for k, v in metric.compute().items() if isinstance(v, float)}
-    return {"auroc": float("nan"), **found, "score": -float(torch.cat(losses).mean())}
+    found = classifier_quality(classifier.eval(), dataset, indices, device, batch_size=64)
+    scalars = {name: value for name, value in found.items() if isinstance(value, float)}
+    return {"auroc": float("nan"), **scalars, "score": -scalars["cross_entropy"]}
 
 
 def write_classifier(path: Path, classifier: nn.Module, cfg: DictConfig, facts: dict[str, Any]) -> None:
@@ -145,6 +129,26 @@ def write_classifier(path: Path, classifier: nn.Module, cfg: DictConfig, facts: 
     tensors = {name: value.detach().cpu().contiguous() for name, value in classifier.state_dict().items()}
     about = {"classifier": OmegaConf.to_container(cfg.classifier), "sha256": digest(classifier), **facts}
     write_atomically(path, to_bytes(tensors, {"about": json.dumps(about)}))
+
+
+@contextmanager
+def waiting_for(lock: FileLock, run: Run) -> Iterator[None]:
+    """Holds the lock as soon as no other process does.
+
+    Raises:
+        Preempted: the run was asked to stop while it waited.
+    """
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("classifier: another run is training the same one; waiting for it")
+        with suppress(Timeout):
+            lock.acquire(cancel_check=lambda: run.stop_requested() is not None)
+        run.stop_if_requested()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def copy_atomically(source: Path, target: Path) -> None:

@@ -14,13 +14,9 @@ from torch import Tensor, nn
 
 from cfxai.config.build import Parts
 from cfxai.data.dataset import Dataset
-from cfxai.masks.search import ThresholdSearch
 from cfxai.masks.threshold import Threshold
-from cfxai.protocols import Attributor, Counterfactual, Explainer, Image, Labels, Metric, Result
-
-NORMAL = 0
-CHANGED_NORMAL = 0.01
-"""Without lesion masks, `auto` marks this share of the pixels of validation images that are normal."""
+from cfxai.metrics.classification import ClassifierQuality
+from cfxai.protocols import NORMAL, Attributor, Counterfactual, Explainer, Image, Labels, Logits, Metric, Result
 
 
 class LesionFree:
@@ -69,37 +65,6 @@ def maps(
         yield chosen, batch, saliency, counterfactual, time.perf_counter() - began
 
 
-def choose_threshold(
-    explainer: Explainer | Attributor,
-    extract: Threshold,
-    dataset: Dataset,
-    device: torch.device,
-    *,
-    batch_size: int,
-    most: int,
-) -> tuple[float, str]:
-    """The threshold that suits a data set best, and the rule in words. Call it on the validation split only.
-
-    With lesion masks: the highest pooled IoU over (at most `most`, evenly spaced) abnormal images. Without: 1 % of the
-    pixels of normal images pass, which needs labels only; attributors, which say nothing of normal images, then mark
-    2.5 % of each abnormal image on average.
-    """
-    labels = np.asarray(dataset.labels)
-    abnormal = spaced(np.flatnonzero(labels != NORMAL), most)
-    if dataset.masks is not None and any(dataset.masks[i].any() for i in abnormal):
-        search = ThresholdSearch()
-        for _, batch, saliency, _, _ in maps(explainer, dataset, abnormal, device, batch_size):
-            search.update(extract.normalised(saliency), batch["mask"])
-        return search.best()[0], "highest pooled IoU on validation"
-    normal = spaced(np.flatnonzero(labels == NORMAL), most)
-    use, share = (normal, CHANGED_NORMAL) if isinstance(explainer, Explainer) else (abnormal, 1 - 0.975)
-    found = [extract.normalised(s).flatten() for _, _, s, _, _ in maps(explainer, dataset, use, device, batch_size)]
-    values = np.concatenate([f.cpu().numpy() for f in found])
-    return float(
-        np.quantile(values, 1 - share)
-    ), f"{share:.1%} of the pixels of validation images pass (no masks there)"
-
-
 def metric_factory(
     parts: Parts, configs: Mapping[str, Any], *, skip_realism: bool, **offered: Any
 ) -> Callable[[], dict[str, Metric]]:
@@ -109,8 +74,23 @@ def metric_factory(
 
 
 @torch.no_grad()
-def probabilities(classifier: nn.Module, image: Image) -> Tensor:
-    return classifier(image).float().softmax(1).detach()
+def probabilities(classifier: nn.Module, image: Image) -> Logits:
+    """The classifier's softmax."""
+    return classifier(image).float().softmax(1)
+
+
+def classifier_quality(
+    classifier: nn.Module, dataset: Dataset, indices: Sequence[int], device: torch.device, batch_size: int
+) -> dict[str, Any]:
+    """The metrics of `ClassifierQuality` over `indices`."""
+    metric = ClassifierQuality()
+    for start in range(0, len(indices), batch_size):
+        batch = dataset.batch(indices[start : start + batch_size])
+        image, label = batch["image"].to(device), batch["label"].to(device)
+        unmarked = torch.zeros(len(image), *image.shape[2:], device=device)
+        group = tuple(batch["group"])
+        metric.update(Result(image, label, unmarked, unmarked.bool(), group, probabilities(classifier, image)))
+    return metric.compute()
 
 
 def judge(
@@ -167,13 +147,6 @@ def judge(
     for name, extract in extractors.items():
         result_metrics[name] = {"threshold": extract.threshold, **_segmentation(blocks[name])}
     return Judged(result_metrics, masks, shown)
-
-
-def spaced(indices: np.ndarray, most: int) -> list[int]:
-    """At most `most` of the indices, evenly spaced, so that every patient has a say."""
-    if len(indices) <= most:
-        return [int(i) for i in indices]
-    return [int(i) for i in indices[np.linspace(0, len(indices) - 1, most).round().astype(int)]]
 
 
 def _segmentation(block: Mapping[str, Any]) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def fit(
 def train_step(
     method: Method, optimizers: Mapping[str, Any], fabric: Fabric, batch: Mapping[str, Any], step: int, seed: int
 ) -> dict[str, float]:
-    """One step of every optimizer that the method asks for; returns the loss terms. A phase without terms does not step.
+    """One step of every optimizer that the method asks for; returns the loss terms. Phases without terms do not step.
 
     Raises:
         NumericsError: a term or a gradient is not finite; that optimizer has not stepped.

@@ -29,7 +29,9 @@ def adversarial_generator(fake: Scores, kind: Adversarial) -> Float[Tensor, ""]:
             return (fake - 1).square().mean()
 
 
-def adversarial_discriminator(real: Scores, fake: Scores, kind: Adversarial) -> dict[str, Float[Tensor, ""]]:
+def adversarial_discriminator(
+    real: Scores, fake: Float[Tensor, "n *patches"], kind: Adversarial
+) -> dict[str, Float[Tensor, ""]]:
     """What the discriminator pays, halved as COIN does: its errors on real and on fake images, separately.
 
     hinge: relu(1 - D(x)), relu(1 + D(x')); bce and least_squares: against 1 and 0.

@@ -14,6 +14,9 @@ Mask = Bool[Tensor, "b *spatial"]
 Labels = Int[Tensor, " b"]
 Logits = Float[Tensor, "b k"]
 
+NORMAL = 0
+"""The label of images without a finding, and the classifier's class for them."""
+
 
 @dataclass(frozen=True)
 class Counterfactual:

@@ -68,7 +68,7 @@ def choose_threshold(
     use = spaced(np.flatnonzero(labels == NORMAL), most) if counterfactual else abnormal
     if not use:
         raise DataError(
-            f"The validation split has no {kind} images to choose a threshold on; give -cft and -st, or other splits."
+            f"The validation split has no {kind} images to choose a threshold on; check the labels and splits."
         )
     share = CHANGED_NORMAL if counterfactual else MARKED_ABNORMAL
     found = [extract.normalised(s).flatten() for _, _, s, _, _ in maps(explainer, dataset, use, device, batch_size)]

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy import ndarray
 
 from cfxai.run.checkpoint import write_atomically
@@ -50,7 +51,8 @@ def panel(path: Path, rows: Sequence[Mapping[str, Picture]], *, titles: Sequence
     through all rows, which the colour bar gives; saliency has a scale per map, since only its ranking means anything.
     """
     columns = list(rows[0])
-    figure = Figure(figsize=(1.75 * len(columns) + 0.6, 1.9 * len(rows) + 0.5), dpi=110, layout="constrained")
+    layout = ConstrainedLayoutEngine()
+    figure = Figure(figsize=(1.75 * len(columns) + 0.6, 1.9 * len(rows) + 0.5), dpi=110, layout=layout)
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     differences = [row[name] for row in rows for name in columns if name.startswith("|") and name in row]
@@ -76,7 +78,7 @@ def panel(path: Path, rows: Sequence[Mapping[str, Picture]], *, titles: Sequence
         figure.colorbar(drawn, ax=axes, shrink=0.5, label="|x - x_cf| (share of the intensity range)")
     if caption:
         figure.text(0.01, 0.002, caption, fontsize=7, va="bottom")
-        figure.get_layout_engine().set(rect=(0, 0.03, 1, 0.97))  # type: ignore[union-attr]
+        layout.set(rect=(0, 0.03, 1, 0.97))
     buffer = BytesIO()
     figure.savefig(buffer, format="png")
     write_atomically(path, buffer.getvalue())

@@ -32,9 +32,13 @@ def load_with(directory: Path, overrides: Sequence[str]) -> DictConfig:
             saved[name] = OmegaConf.merge(OmegaConf.structured(section), base[name], saved.get(name) or {})
             known += [f"{name}.{key}" for key in saved[name] if name in CHANGEABLE]
         OmegaConf.set_struct(saved, True)
+        steps = saved.trainer.steps
         for line in overrides:
             key, value = _allowed(line)
             OmegaConf.update(saved, key, value)
+        # A method's schedule is as long as its training; the interpolation that said so was resolved when it was saved.
+        if saved.method and saved.method.get("steps") == steps:
+            saved.method.steps = saved.trainer.steps
     except Exception as error:
         complaint = as_config_error(error, file, known)
         if complaint is None:

@@ -105,7 +105,7 @@ def _compose_defaults(hydra: dict[str, Any]) -> DictConfig:
     """`conf/base.yaml` with the components that the experiment chose, without the experiment's own values."""
     base = OmegaConf.load(CONF / "base.yaml")
     listed = {str(key) for entry in base.defaults if isinstance(entry, DictConfig) for key in entry}
-    chosen = {group: option for group, option in hydra["runtime"]["choices"].items() if option is not None}
+    chosen = {group: option for group, option in reversed(hydra["runtime"]["choices"].items()) if option is not None}
     components = {group: option for group, option in chosen.items() if not group.startswith("hydra/")}
     lines = [f"{'' if group in listed else '+'}{group}={_literal(option)}" for group, option in components.items()]
     return hydra_compose("base", lines, return_hydra_config=True)

@@ -14,16 +14,16 @@ EXPECTED = {
     list: "a list",
     dict: "a section (key: value)",
 }
-MAY_BE_NULL = (str, dict)
 
 
 def mismatch(default: Any, value: Any) -> str | None:
-    """Why `value` cannot replace `default`; None if it can. A default of null takes anything."""
-    if default in (None, "???") or value == "???" or "${" in str(value):
+    """Why `value` cannot replace `default`; None if it can. A default of null takes anything.
+
+    Null replaces anything too: whether a component takes it is known by its constructor's hints, see `build`.
+    """
+    if default in (None, "???") or value in (None, "???") or "${" in str(value):
         return None
     expected = type(default)
-    if value is None and expected in MAY_BE_NULL:
-        return None
     if wrong := wrong_kind(float if expected is int else expected, value):  # 1 in YAML often stands for 1.0
         return wrong
     if expected is list and len({type(item) for item in default}) == 1:

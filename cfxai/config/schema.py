@@ -29,6 +29,7 @@ class Trainer:
     accelerator: str
     threads: int | None
     balanced: bool
+    augment: bool
     validation_images: int
 
 
@@ -66,7 +67,7 @@ SECTIONS: dict[str, type] = {
 
 Rule = tuple[Callable[[Any], bool], str]
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+PRECISIONS = ("32-true", "bf16-mixed")
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 
 

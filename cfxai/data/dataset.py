@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -192,7 +192,9 @@ class Data:
         """The manifest as it was used: absolute paths, SHA-256 sums, and the split of every row."""
         table = self._split.table.drop(columns="name")
         for column in ("image", "mask", "healthy"):
-            table[column] = table[column].map(lambda file: "" if file is None else str(file))
+            table[column] = table[column].map(
+                lambda file: "" if file is None else str(replace(file, path=file.path.absolute()))
+            )
         return table
 
     def split(self, name: str) -> Dataset:

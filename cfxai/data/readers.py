@@ -30,10 +30,8 @@ def read_image(source: Reference | Path, stacks: Stacks | None = None) -> Scan:
     if not path.exists():
         raise DataError(f"{path}: no such file.")
     try:
-        if reference.array is not None:
-            scan = from_array((stacks or Stacks())[reference], path)
-        else:
-            scan = _reader(path)(path)
+        whole = reference.array is None
+        scan = _reader(path)(path) if whole else from_array((stacks or Stacks())[reference], path)
     except DataError:
         raise
     except Exception as error:  # each library raises whatever its parser met

@@ -1,10 +1,11 @@
 """Training of the classifier that is to be explained: cross-entropy on image labels."""
 
 from collections.abc import Iterator, Mapping
+from math import cos, pi
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 from cfxai.nn.ema import Average
 
@@ -31,10 +32,12 @@ class Classification:
         weight_decay: float = 1e-2,
         smoothing: float = 0.02,
     ) -> None:
+        classifier.requires_grad_(True)  # the method that will explain it may have frozen it
         self.classifier, self.steps, self.learning_rate, self.smoothing = classifier, steps, learning_rate, smoothing
         self.average = Average(classifier, 0.99)
         self.modules = nn.ModuleDict({"classifier": classifier, "average": self.average})
-        self.optimizers = {"classifier": AdamW(classifier.parameters(), learning_rate, weight_decay=weight_decay)}
+        optimizer = AdamW(classifier.parameters(), learning_rate, weight_decay=weight_decay)
+        self.optimizers: Mapping[str, Optimizer] = {"classifier": optimizer}
 
     def losses(self, batch: Mapping[str, Tensor], step: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
         self._schedule(step)
@@ -44,8 +47,6 @@ class Classification:
         self.average.update(self.classifier)
 
     def _schedule(self, step: int) -> None:
-        from math import cos, pi
-
         warm = min(1.0, (step + 1) / max(1, self.steps // 20))
         for group in self.optimizers["classifier"].param_groups:
             group["lr"] = self.learning_rate * warm * (1 + cos(pi * step / self.steps)) / 2

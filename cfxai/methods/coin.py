@@ -13,14 +13,14 @@ A generator removes whatever makes a frozen classifier f call an image abnormal 
 `compat=coin2024` selects the published networks, terms and order of events.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Adam
+from torch.optim import Adam, Optimizer
 
 from cfxai import losses
 from cfxai.nn.ema import Average
@@ -34,7 +34,8 @@ class CoinLoss:
     """The weights of COIN's terms and the forms they take; a weight of 0 switches its term off, uncomputed.
 
     Args:
-        adv: the discriminator's verdict. kl: the classifier's. rec: |x - x'| and the cyclic term. tv: edges of the change.
+        adv: the discriminator's verdict. kl: the classifier's.
+        rec: |x - x'| and the cyclic term. tv: edges of the change.
         minc: a further |x - x'| (the published code adds it with weight 1 unless told otherwise).
         adversarial: the published code trains `bce` where its configuration says `mse`.
         consistency: `logits`, or the published `clamped`.
@@ -88,7 +89,7 @@ class Coin:
         loss: CoinLoss,
         steps: int,
         learning_rate: float = 2e-4,
-        betas: tuple[float, float] = (0.0, 0.999),
+        betas: Sequence[float] = (0.0, 0.999),
         decay: float = 0.0,
         generator_every: int = 5,
         average: float = 0.999,
@@ -100,9 +101,9 @@ class Coin:
         self.generator, self.discriminator, self.loss = generator, discriminator, loss
         self.average = Average(generator, average)
         self.modules = nn.ModuleDict({"generator": generator, "discriminator": discriminator, "average": self.average})
-        self.optimizers = {
-            "generator": Adam(generator.parameters(), learning_rate, tuple(betas)),
-            "discriminator": Adam(discriminator.parameters(), learning_rate, tuple(betas)),
+        self.optimizers: Mapping[str, Optimizer] = {
+            name: Adam(network.parameters(), learning_rate, (betas[0], betas[1]))
+            for name, network in (("generator", generator), ("discriminator", discriminator))
         }
         self.steps, self.learning_rate, self.decay = steps, learning_rate, decay
         self.generator_every, self.discriminate = generator_every, discriminate

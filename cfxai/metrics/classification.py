@@ -8,7 +8,7 @@ from cfxai.protocols import Result
 
 
 class ClassifierQuality:
-    """AUROC, accuracy, calibration and confusion.
+    """AUROC, accuracy, calibration, cross-entropy and confusion.
 
     `auroc` is that of abnormal against normal, `accuracy` over all classes, `confusion[label][prediction]` counts.
     The expected calibration error is that of the predicted class's probability in equally wide bins (Guo et al. 2017,
@@ -33,7 +33,7 @@ class ClassifierQuality:
             DataError: a label that the classifier has no class for.
         """
         if not sum(map(len, self.labels)):
-            return {"auroc": None, "accuracy": None, "ece": None, "confusion": None}
+            return dict.fromkeys(("auroc", "accuracy", "ece", "cross_entropy", "confusion"))
         probability, label = np.concatenate(self.probabilities), np.concatenate(self.labels)
         classes = probability.shape[1]
         if label.max() >= classes:
@@ -47,6 +47,7 @@ class ClassifierQuality:
             "auroc": _auroc(probability, label),
             "accuracy": float((predicted == label).mean()),
             "ece": self._calibration_error(probability.max(1), predicted == label),
+            "cross_entropy": float(-np.log(probability[np.arange(len(label)), label].clip(1e-8)).mean()),
             "confusion": confusion.tolist(),
         }
 

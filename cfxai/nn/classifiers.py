@@ -1,10 +1,12 @@
 """Classifiers under explanation: images in [-1, 1] to k >= 2 logits, their own preprocessing inside."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cfxai.config.nearest import hint
 from cfxai.errors import ConfigError
 from cfxai.nn.blocks import CONV, POOL, ResidualBlock, SpaceToDepth
 from cfxai.nn.weights import load_weights
@@ -63,7 +65,7 @@ class CompactNet(nn.Module):
     """
 
     def __init__(
-        self, channels: int = 1, classes: int = 2, widths: tuple[int, ...] = (24, 48, 64), dims: int = 2
+        self, channels: int = 1, classes: int = 2, widths: Sequence[int] = (24, 48, 64), dims: int = 2
     ) -> None:
         super().__init__()
         stages: list[nn.Module] = []
@@ -81,13 +83,13 @@ class CompactNet(nn.Module):
 def compact(
     channels: int = 1,
     classes: int = 2,
-    widths: tuple[int, ...] = (24, 48, 64),
+    widths: Sequence[int] = (24, 48, 64),
     dims: int = 2,
     weights: str | None = None,
 ) -> ImageClassifier:
     """Our own small classifier, for machines without a GPU."""
     half = [0.5] * channels
-    return ImageClassifier(CompactNet(channels, classes, tuple(widths), dims), mean=half, std=half, weights=weights)
+    return ImageClassifier(CompactNet(channels, classes, widths, dims), mean=half, std=half, weights=weights)
 
 
 def timm_classifier(
@@ -96,18 +98,20 @@ def timm_classifier(
     """Any timm network, e.g. `name=convnext_tiny`; its published mean and std (averaged for grey images).
 
     Raises:
-        ConfigError: no such network (the nearest names are listed), or pretrained weights cannot be fetched.
+        ConfigError: no such network (the nearest is named), or pretrained weights cannot be fetched.
     """
     import timm
 
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('_')[0]}*")[:6]
-        raise ConfigError(f"classifier.name: timm has no network '{name}'; near names: {', '.join(near) or 'none'}.")
+        raise ConfigError(f"classifier.name: timm has no network '{name}'{hint(name, timm.list_models())}")
     try:
-        network = timm.create_model(name, in_chans=channels, num_classes=classes, pretrained=pretrained)
+        network = timm.create_model(
+            name, in_chans=channels, num_classes=classes, pretrained=pretrained and weights is None
+        )
     except OSError as error:
         raise ConfigError(f"classifier.pretrained: {_unreachable(f'timm weights of {name}')}") from error
-    mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
+    published: Any = network.pretrained_cfg
+    mean, std = published["mean"], published["std"]
     if channels != len(mean):
         mean, std = [sum(mean) / len(mean)] * channels, [sum(std) / len(std)] * channels
     return ImageClassifier(network, mean=mean, std=std, weights=weights)
@@ -124,10 +128,10 @@ def torchvision_classifier(
     from torchvision import models
 
     if name not in models.list_models(models):
-        near = [m for m in models.list_models(models) if m[:3] == name[:3]][:6]
-        raise ConfigError(f"classifier.name: torchvision has no network '{name}'; near names: {', '.join(near)}.")
+        known = models.list_models(models)
+        raise ConfigError(f"classifier.name: torchvision has no network '{name}'{hint(name, known)}")
     network = models.get_model(name, num_classes=classes)
-    if pretrained:
+    if pretrained and weights is None:
         try:
             state = models.get_model_weights(name)["DEFAULT"].get_state_dict(progress=True)
         except OSError as error:
@@ -141,7 +145,7 @@ def torchvision_classifier(
 def monai_classifier(
     name: str, channels: int = 1, classes: int = 2, dims: int = 2, weights: str | None = None
 ) -> ImageClassifier:
-    """A MONAI network for images or volumes: `densenet121`, `densenet169`, `resnet10`, `resnet18`, `resnet34`, `resnet50`.
+    """A MONAI network for images or volumes: densenet121, densenet169, resnet10, resnet18, resnet34 or resnet50.
 
     Raises:
         ConfigError: no such network.
@@ -155,6 +159,7 @@ def monai_classifier(
         "resnet34": nets.resnet34,
         "resnet50": nets.resnet50,
     }
+    network: nn.Module
     if name in densenets:
         network = densenets[name](spatial_dims=dims, in_channels=channels, out_channels=classes)
     elif name in resnets:

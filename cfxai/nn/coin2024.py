@@ -1,4 +1,4 @@
-"""COIN's published networks: residual encoder and decoder, projection discriminator (Shvetsov et al. 2024, arXiv:2404.12832).
+"""COIN's published networks: a residual generator, a projection discriminator (Shvetsov et al. 2024, arXiv:2404.12832).
 
 They follow Singla et al. (2021, arXiv:2101.04230), with skip connections and a generator that perturbs its input. At
 `width=1` they are the paper's, for 256x256 images; `width` scales every number of channels but the encoder stem's.
@@ -7,7 +7,6 @@ They follow Singla et al. (2021, arXiv:2101.04230), with skip connections and a 
 
 from collections.abc import Sequence
 from math import sqrt
-from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -23,14 +22,12 @@ Features = Float[Tensor, "b c h w"]
 CHANNELS = (64, 128, 256, 512, 1024)  # of the five resolutions, finest first
 STEM = 64
 
-Upsample = Literal["nearest", "bilinear"]
-Fusion = Literal[
-    "skip_add_tanh", "skip_add_l2_tanh", "skip_stack_3x3conv_tanh", "skip_tanh_avg", "skip_tanh_clamp", "tanh"
-]
+UPSAMPLES = ("nearest", "bilinear")
+FUSIONS = ("skip_add_tanh", "skip_add_l2_tanh", "skip_stack_3x3conv_tanh", "skip_tanh_avg", "skip_tanh_clamp", "tanh")
 
 
 class Generator(nn.Module):
-    """(image, condition) -> counterfactual, both [b c h w] in [-1, 1]: `fusion` of the image and the decoder's output h.
+    """(image, condition) -> counterfactual, [b c h w] in [-1, 1]: a `fusion` of the image and the decoder's output h.
 
     Args:
         channels: of the image.
@@ -54,20 +51,21 @@ class Generator(nn.Module):
         width: float = 1.0,
         classes: int = 2,
         skips: Sequence[int] = (1, 2, 3, 4),
-        upsample: Upsample = "nearest",
-        fusion: Fusion = "skip_add_tanh",
+        upsample: str = "nearest",
+        fusion: str = "skip_add_tanh",
         spectral: bool = True,
     ) -> None:
         super().__init__()
         if not set(skips) <= {1, 2, 3, 4}:
             raise ConfigError(f"generator.skips: choose from 1, 2, 3 and 4, not {list(skips)}.")
-        for key, value, kinds in (("upsample", upsample, Upsample), ("fusion", fusion, Fusion)):
-            if value not in get_args(kinds):
-                raise ConfigError(f"generator.{key}: choose one of {', '.join(get_args(kinds))}, not '{value}'.")
+        for key, value, known in (("upsample", upsample, UPSAMPLES), ("fusion", fusion, FUSIONS)):
+            if value not in known:
+                raise ConfigError(f"generator.{key}: choose one of {', '.join(known)}, not '{value}'.")
         widths = _scaled(width)
         below = widths[::-1]  # the encoder's features and the decoder's outputs, coarsest first
-        self.stem = nn.Sequential(nn.Conv2d(channels, STEM, 3, padding=1, bias=False), nn.ReLU(), nn.BatchNorm2d(STEM))
-        nn.init.xavier_normal_(self.stem[0].weight)
+        first = nn.Conv2d(channels, STEM, 3, padding=1, bias=False)
+        nn.init.xavier_normal_(first.weight)
+        self.stem = nn.Sequential(first, nn.ReLU(), nn.BatchNorm2d(STEM))
         self.encoder = nn.ModuleList(
             EncoderBlock(a, b, spectral) for a, b in zip((STEM, *widths[:-1]), widths, strict=True)
         )
@@ -107,7 +105,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """(image, condition) -> one logit an image, by projection of the condition (Miyato & Koyama 2018, arXiv:1802.05637).
+    """(image, condition) -> one logit an image; projects the condition (Miyato & Koyama 2018, arXiv:1802.05637).
 
     Args:
         channels: of the image.
@@ -160,7 +158,7 @@ class EncoderBlock(nn.Module):
 class DecoderBlock(nn.Module):
     """Twice the resolution, under a condition: [b c h w] -> [b d 2h 2w]."""
 
-    def __init__(self, inputs: int, outputs: int, classes: int, upsample: Upsample, spectral: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, classes: int, upsample: str, spectral: bool) -> None:
         super().__init__()
         self.grow = nn.Upsample(scale_factor=2, mode=upsample, align_corners=True if upsample == "bilinear" else None)
         self.shortcut = _conv(inputs, outputs, 1, spectral=spectral)
@@ -170,7 +168,7 @@ class DecoderBlock(nn.Module):
     def forward(self, x: Features, condition: Labels) -> Float[Tensor, "b d h2 w2"]:
         h = self.conv1(self.grow(F.relu(self.norm1(x, condition))))
         h = self.conv2(F.relu(self.norm2(h, condition)))
-        # Published the other way round, to the same values: growing commutes with a 1x1 convolution, at four times the cost.
+        # A 1x1 convolution commutes with growing; published the other way round, at four times the cost.
         return self.grow(self.shortcut(x)) + h
 
 
@@ -189,6 +187,7 @@ class DiscriminatorBlock(nn.Module):
         )
 
     def forward(self, x: Features) -> Float[Tensor, "b d h2 w2"]:
+        # Pooling first, for the same reason; published so in the first block only.
         return self.shortcut(self.pool(x)) + self.pool(self.body(x))
 
 

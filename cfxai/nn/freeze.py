@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """No weight gradients, evaluation mode (spectral-norm vectors and BatchNorm statistics stand still); then as it was.
+    """No weight gradients, evaluation mode (spectral-norm vectors, BatchNorm statistics stand still), then as before.
 
     Gradients still pass through to the input.
     """

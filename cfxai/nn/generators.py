@@ -1,5 +1,7 @@
 """Generators: an image (and the condition asked for) to its counterfactual, both in [-1, 1]."""
 
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor, cat, nn, tanh, where
 
@@ -29,7 +31,7 @@ class ResidualUNet(nn.Module):
         dims: 2 for images, 3 for volumes.
     """
 
-    def __init__(self, channels: int = 1, widths: tuple[int, ...] = (32, 64, 96), dims: int = 2) -> None:
+    def __init__(self, channels: int = 1, widths: Sequence[int] = (32, 64, 96), dims: int = 2) -> None:
         super().__init__()
         conv, fold = CONV[dims], 2**dims
         self.stem = nn.Sequential(SpaceToDepth(2, dims), conv(channels * fold, widths[0], 3, padding=1))

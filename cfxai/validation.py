@@ -1,0 +1,91 @@
+"""How a method does on the validation split while it learns."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from itertools import chain
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from cfxai.config.build import Parts
+from cfxai.judging import judge, metric_factory
+from cfxai.masks.threshold import Threshold
+from cfxai.protocols import NORMAL, Explainer, Result
+from cfxai.report import case_row, case_title
+from cfxai.run.directory import Run
+from cfxai.selection import shown_cases, spaced
+from cfxai.thresholds import choose_threshold
+from cfxai.viz import panel
+
+log = logging.getLogger("cfxai")
+
+SAMPLES = 6
+"""Images in each `samples/step_*.png`."""
+
+
+class Validation:
+    """How a method does on the validation split: scalars, a picture of samples, and a warning when it has collapsed."""
+
+    def __init__(self, parts: Parts, cfg: DictConfig, run: Run, classifier: nn.Module, device: torch.device) -> None:
+        self.method, self.dataset = parts["method"], parts["data"].split("val")
+        self.cfg, self.run, self.classifier, self.device = cfg, run, classifier, device
+        self.metrics = metric_factory(parts, cfg.metrics, skip_realism=True, tau=cfg.evaluation.tau)
+        self.show = shown_cases(self.dataset, range(len(self.dataset)), SAMPLES)
+        self.of_each = (cfg.trainer.validation_images + 1) // 2
+        abnormal = np.asarray(self.dataset.labels) != NORMAL
+        halves = (spaced(np.flatnonzero(half), self.of_each) for half in (abnormal, ~abnormal))
+        self.indices = sorted({*self.show, *chain(*halves)})
+
+    def __call__(self, done: int) -> dict[str, float]:
+        explainer = self.method
+        if not isinstance(explainer, Explainer):
+            return {}
+        batch_size = self.cfg.evaluation.batch_size
+        threshold, _ = choose_threshold(
+            explainer, Threshold(threshold=0.0, normalise="none"), self.dataset, self.device,
+            batch_size=batch_size, most=self.of_each,
+        )  # fmt: skip
+        judged = judge(
+            explainer, self.classifier, self.dataset, self.device,
+            extractors={"auto": Threshold(threshold=threshold, normalise="none")},
+            metrics=self.metrics, indices=self.indices, batch_size=batch_size, show=self.show,
+        )  # fmt: skip
+        rows = [case_row(self.method.name, result, {}) for result in judged.shown.values()]
+        if rows:
+            titles = [case_title(result) for result in judged.shown.values()]
+            panel(self.run.directory / "samples" / f"step_{done:06d}.png", rows, titles=titles, caption=f"step {done}")
+        found = {name: v for name in SHOWN if (v := judged.metrics.get(name)) is not None}
+        found["variety"] = variety(judged.shown.values())
+        self.warn_if_collapsed(done, found)
+        log.info("validation at step %d: %s", done, ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
+        return {**found, "score": score(found)}
+
+    def warn_if_collapsed(self, done: int, found: Mapping[str, float]) -> None:
+        advice = "compare samples/ and consider a larger loss.kl or a smaller loss.rec"
+        if found.get("l1", 1.0) < 1e-4:
+            log.warning("warning: at step %d the generator changes nothing (L1 %.1e); %s", done, found["l1"], advice)
+        elif found.get("flip_rate") == 0 and done >= self.cfg.trainer.steps / 4:
+            log.warning("warning: at step %d no counterfactual flips the classifier; %s", done, advice)
+        if found.get("variety", 1.0) < 0.05:
+            log.warning("warning: at step %d the counterfactuals of different images are nearly the same image", done)
+
+
+def variety(shown: Iterable[Result]) -> float:
+    """How much counterfactuals differ between images, relative to how much images do; near 0 = one output for all."""
+    pairs = [(r.counterfactual.counterfactual, r.image) for r in shown if r.counterfactual is not None]
+    if len(pairs) < 2:
+        return 1.0
+    counterfactuals, images = (torch.cat(side).std(0).mean() for side in zip(*pairs, strict=True))
+    return float(counterfactuals / images.clamp_min(1e-6))
+
+
+SHOWN = (
+    "flip_rate", "iou", "threshold", "counterfactual_validity", "l1", "normal_changed_area", "pixel_auprc",
+)  # fmt: skip
+
+
+def score(found: Mapping[str, float]) -> float:
+    """What the best checkpoint is chosen by: flip rate times IoU, or times 1 - L1 where validation has no masks."""
+    return found.get("flip_rate", 0.0) * found.get("iou", 1 - found.get("l1", 1.0))

@@ -1,0 +1,169 @@
+"""COIN: who learns from what, what stands still, and what `generate` promises."""
+
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import torch
+from toy import fabric, toy_batch, toy_coin, weights
+
+from cfxai import losses
+from cfxai.loop import train_step
+from cfxai.protocols import Explainer, Method
+
+
+def phases(coin: Any, step: int = 0) -> Any:
+    return coin.losses(toy_batch(step), step)
+
+
+def state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def run_steps(coin: Any, steps: int) -> None:
+    optimizers = {name: fabric().setup_optimizers(optimizer) for name, optimizer in coin.optimizers.items()}
+    for step in range(steps):
+        train_step(coin, optimizers, fabric(), toy_batch(step), step, 0)
+
+
+def test_it_keeps_the_promises() -> None:
+    assert isinstance(toy_coin(), Method)
+    assert isinstance(toy_coin(), Explainer)
+
+
+def test_the_generators_phase_teaches_the_generator_only() -> None:
+    coin = toy_coin()
+    name, terms = next(phases(coin))
+    assert name == "generator"
+    sum(terms.values()).backward()
+    assert set(terms) == {"adv", "kl", "rec"}
+    assert any(p.grad is not None and p.grad.any() for p in coin.generator.parameters())
+    assert all(p.grad is None for p in coin.discriminator.parameters())
+    assert all(p.grad is None for p in coin.classifier.parameters())
+
+
+def test_the_discriminators_phase_teaches_the_discriminator_only() -> None:
+    coin = toy_coin()
+    both = list(phases(coin))
+    assert [name for name, _ in both] == ["generator", "discriminator"]
+    sum(both[1][1].values()).backward()
+    assert all(p.grad is None for p in coin.generator.parameters())
+    assert all(p.grad is not None for p in coin.discriminator.parameters())
+
+
+def test_a_step_of_the_discriminator_alone_builds_no_graph_through_the_generator() -> None:
+    coin, made = toy_coin(), []
+    coin.generator.register_forward_hook(lambda module, args, output: made.append(output.grad_fn))
+    assert [name for name, _ in phases(coin, step=1)] == ["discriminator"]
+    assert made == [None]
+
+
+def test_the_classifier_stays_as_it_was() -> None:
+    coin = toy_coin()
+    before = state(coin.classifier)
+    coin.classifier.train()
+    coin = type(coin)(
+        coin.classifier, coin.generator, discriminator=coin.discriminator, loss=coin.loss, steps=4, average=0.5
+    )
+    run_steps(coin, 4)
+    coin.generate(toy_batch(0)["image"], torch.zeros(8, dtype=torch.long))
+    assert same(state(coin.classifier), before), "weights and BatchNorm statistics"
+    assert not any(module.training for module in coin.classifier.modules())
+    assert all(p.grad is None and not p.requires_grad for p in coin.classifier.parameters())
+
+
+def test_spectral_norms_move_in_the_discriminators_phase_only() -> None:
+    coin = toy_coin()
+
+    def vectors() -> dict[str, torch.Tensor]:
+        return {name: value for name, value in state(coin.discriminator).items() if name.endswith(("_u", "_v"))}
+
+    start, steps = vectors(), phases(coin)
+    assert start
+    next(steps)
+    assert same(vectors(), start), "frozen while the generator learns"
+    next(steps)
+    assert not same(vectors(), start)
+    learnt = vectors()
+    coin.generate(toy_batch(0)["image"], torch.zeros(8, dtype=torch.long))
+    coin.discriminator.eval()(toy_batch(0)["image"])
+    assert same(vectors(), learnt)
+    assert all(p.requires_grad for p in coin.discriminator.parameters()), "freezing ends with the phase"
+
+
+@pytest.mark.parametrize(
+    ("term", "function"),
+    [("kl", "consistency"), ("tv", "variation"), ("adv", "adversarial_generator"), ("rec", "l1"), ("minc", "l1")],
+)
+def test_weight_zero_switches_a_term_off_uncomputed(monkeypatch: pytest.MonkeyPatch, term: str, function: str) -> None:
+    others = dict.fromkeys(("adv", "kl", "rec", "tv", "minc"), 1.0)
+    if function == "l1":
+        others |= {"rec": 0.0, "minc": 0.0}
+    coin = toy_coin(loss=others | {term: 0.0})
+    spy = Mock(side_effect=AssertionError("computed"))
+    monkeypatch.setattr(losses if hasattr(losses, function) else coin.loss, function, spy)
+    _, terms = next(phases(coin))
+    assert set(terms) == {name for name, weight in (others | {term: 0.0}).items() if weight}
+
+
+def test_without_an_adversarial_weight_the_discriminator_does_not_learn() -> None:
+    assert [name for name, _ in phases(toy_coin(loss={"adv": 0.0}))] == ["generator"]
+
+
+def test_weights_multiply_their_terms() -> None:
+    one = next(phases(toy_coin(loss={"tv": 1.0, "minc": 1.0})))[1]
+    three = next(phases(toy_coin(loss=dict.fromkeys(("adv", "kl", "rec", "tv", "minc"), 3.0))))[1]
+    for name, value in one.items():
+        assert three[name].item() == pytest.approx(3 * value.item(), rel=1e-5, abs=1e-7)
+
+
+def test_generate_starts_at_the_identity_and_moves_towards_normal_with_training() -> None:
+    image, normal = toy_batch(100, 32)["image"], torch.zeros(32, dtype=torch.long)
+    coin = toy_coin(loss={"adv": 0.0, "rec": 0.0}, steps=40, generator_every=1)
+    assert torch.equal(coin.generate(image, normal).counterfactual, image)
+    before = coin.classifier(image).softmax(1)[:, 0].mean()
+    run_steps(coin, 40)
+    found = coin.generate(image, normal)
+    assert not found.counterfactual.requires_grad
+    assert found.counterfactual.abs().max() <= 1
+    assert coin.classifier(found.counterfactual).softmax(1)[:, 0].mean() > before
+    assert 0 <= found.difference.min() <= found.difference.max() <= 1
+
+
+def test_generate_uses_the_average_and_leaves_everything_as_it_was() -> None:
+    coin = toy_coin()
+    run_steps(coin, 3)
+    image, normal = toy_batch(0)["image"], torch.zeros(8, dtype=torch.long)
+    modes, before = [m.training for m in coin.modules.modules()], weights(coin)
+    found = coin.generate(image, normal).counterfactual
+    assert [m.training for m in coin.modules.modules()] == modes
+    assert same(weights(coin), before)
+    with torch.no_grad():
+        assert torch.equal(found, coin.average.module(image, normal))
+        assert not torch.equal(found, coin.generator(image, normal))
+
+
+def test_generate_goes_one_way() -> None:
+    with pytest.raises(ValueError, match="normal class"):
+        toy_coin().generate(toy_batch(0)["image"], torch.ones(8, dtype=torch.long))
+
+
+def test_a_batch_of_one_kind_only_trains_what_it_can() -> None:
+    coin = toy_coin()
+    with torch.no_grad():
+        coin.classifier.network.get_parameter("head.bias")[1] -= 100  # everything is called normal
+    assert [(name, set(terms)) for name, terms in phases(coin)] == [("generator", {"kl", "rec"})]
+
+
+def test_the_learning_rate_falls_to_zero_at_the_end() -> None:
+    coin = toy_coin(steps=10, decay=0.5, learning_rate=1.0)
+
+    def rate(step: int) -> float:
+        list(phases(coin, step))
+        return coin.optimizers["generator"].param_groups[0]["lr"]
+
+    assert [rate(step) for step in (0, 5, 6, 9)] == pytest.approx([1, 1, 0.8, 0.2])
