@@ -127,14 +127,18 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
         "tau": settings.tau,
         "postprocess": settings.postprocess,
         "classifier": {**quality, "sha256": identity},
-        "realism": None if settings.skip_fid else realism_sentence(identity),
+        "realism": None,
         "explainers": {},
         CEILING: None,
     }
     fresh_metrics = metric_factory(
-        parts, cfg.metrics, skip_realism=settings.skip_fid,
-        tau=settings.tau, features=penultimate(classifier), name=f"classifier:{identity[:8]}",
-    )  # fmt: skip
+        parts,
+        cfg.metrics,
+        skip_realism=settings.skip_fid,
+        tau=settings.tau,
+        features=penultimate(classifier),
+        name=f"features of the classifier ({identity[:8]}) before its last layer",
+    )
 
     pictures: dict[str, dict[int, Result]] = {}
     masks = None
@@ -158,19 +162,14 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
             metrics[CEILING] = found
             continue
         metrics["explainers"][name] = found
+        if extractor := found.get("extractor"):
+            metrics["realism"] = f"{extractor}, counterfactuals of abnormal images against real normal images"
         metrics["threshold_rules"].append(f"{name}: {rule}")
         pictures[name] = judged.shown
         if counterfactual:
             metrics["cf_threshold"], masks = found["threshold"], judged.masks
     write_evaluation(run, metrics, pictures, data, dataset, masks)
     return metrics
-
-
-def realism_sentence(identity: str) -> str:
-    return (
-        f"features of the classifier ({identity[:8]}) before its last layer, counterfactuals of abnormal images "
-        "against real normal images"
-    )
 
 
 def build_explainers(

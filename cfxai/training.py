@@ -33,6 +33,7 @@ def train(cfg: DictConfig, directory: Path) -> float | None:
         CfxError: in one sentence, whatever a user can mend.
     """
     check_targets(cfg)
+    cfg = anchored(cfg)
     with opened(directory) as run:
         results = run.evaluation / "metrics.json"
         if run.state == "complete" and results.is_file() and load_config(run) == cfg:
@@ -53,6 +54,15 @@ def train(cfg: DictConfig, directory: Path) -> float | None:
         run.mark("complete")
         print_next(run)
         return objective(metrics)
+
+
+def anchored(cfg: DictConfig) -> DictConfig:
+    """The config with absolute paths, so that the run can be continued and judged from any directory."""
+    cfg = cfg.copy()
+    for key in ("cache", "data.manifest", "classifier.weights"):
+        if (path := OmegaConf.select(cfg, key)) is not None:
+            OmegaConf.update(cfg, key, str(Path(path).absolute()))
+    return cfg
 
 
 def build(cfg: DictConfig) -> Parts:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from cfxai.cli import commands as cli
 from cfxai.config.catalogue import groups
 from cfxai.errors import CfxError, ConfigError, DataError, NumericsError, Preempted
-from cfxai.run.locate import locate, reserve
+from cfxai.run.locate import discard_empty, locate, reserve
 
 ROOT = Path(__file__).parents[1]
 
@@ -411,3 +411,13 @@ def test_a_mistake_is_one_sentence_on_stderr(project: Path, arguments: list[str]
     assert result.stderr.startswith("cfxai: ")
     assert result.stderr.count("\n") == 1
     assert said in result.stderr
+
+
+def test_a_run_that_fails_before_it_learned_anything_leaves_no_directory(tmp_path: Path) -> None:
+    (tmp_path / "short" / "classifier").mkdir(parents=True)
+    discard_empty(tmp_path / "short")
+    assert not (tmp_path / "short").exists()
+    (tmp_path / "long" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "long" / "checkpoints" / "last.ckpt").touch()
+    discard_empty(tmp_path / "long")
+    assert (tmp_path / "long").exists()

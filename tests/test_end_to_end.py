@@ -344,7 +344,7 @@ def test_kill_at_random_moments_and_continue_gives_the_same_weights(forks: Forks
         while not (run / "status.json").is_file() or status(run) != "complete":
             process, began = forks.start(*start), time.monotonic()
             if killed < kills:
-                time.sleep(chance.uniform(0, 0.9 * duration))
+                time.sleep(chance.uniform(0, duration / 2))
                 if process.running:
                     os.kill(process.pid, signal.SIGKILL)
             code = process.wait()
@@ -356,9 +356,16 @@ def test_kill_at_random_moments_and_continue_gives_the_same_weights(forks: Forks
                 start = ("train", "-cp", str(run))
             elif run.exists():
                 run.rename(place / f"nothing-{killed}")  # it was killed before it had begun
+        assert settings(run) == settings(place / "runs/alone"), "conf/ was edited while this ran"
         assert weights(run) == expected
         assert comparable(run) == numbers
         assert steps(run) == list(range(8))
+
+
+def settings(run: Path) -> dict[str, Any]:
+    """The run's config apart from names."""
+    config: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    return {key: value for key, value in config.items() if key not in ("run", "cache")}
 
 
 def comparable(run: Path) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NoReturn
 from cfxai.cli.help import evaluate_help, train_help
 from cfxai.config.catalogue import CONF, experiments, options
 from cfxai.config.nearest import hint
-from cfxai.errors import CfxError, ConfigError
-from cfxai.run.locate import locate, reserve
+from cfxai.errors import CfxError, ConfigError, DataError
+from cfxai.run.locate import discard_empty, locate, reserve
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -216,7 +216,11 @@ def _start(experiment: Path, arguments: Namespace) -> int:
     require_complete(cfg)
     directory = reserve(Path(cfg.run.root), cfg.run.name or experiment.stem)
     if not arguments.multirun:
-        return _work(cfg, directory)
+        try:
+            return _work(cfg, directory)
+        except (ConfigError, DataError):
+            discard_empty(directory)
+            raise
     from cfxai.cli.sweep import sweep
 
     try:

@@ -25,9 +25,7 @@ from torch.optim import Adam, Optimizer
 from cfxai import losses
 from cfxai.nn.ema import Average
 from cfxai.nn.freeze import frozen
-from cfxai.protocols import Counterfactual, Image, Labels, Logits
-
-NORMAL = 0
+from cfxai.protocols import NORMAL, Counterfactual, Image, Labels, Logits
 
 
 class CoinLoss:

@@ -1,6 +1,7 @@
 """Which directory a command works in: a fresh one of its own, or that of an earlier run."""
 
 import re
+import shutil
 from itertools import count
 from pathlib import Path
 
@@ -28,6 +29,12 @@ def reserve(root: Path, name: str) -> Path:
         else:
             return directory
     raise AssertionError("unreachable: count() does not end")
+
+
+def discard_empty(directory: Path) -> None:
+    """Remove the directory of a run that failed before it had learned anything, so that its name is free again."""
+    if not any(directory.rglob("*.ckpt")):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def is_run(directory: Path) -> bool:
