@@ -36,8 +36,8 @@ def sweep(experiment: Path, overrides: Sequence[str], directory: Path) -> int:
         f"hydra.sweep.dir={quoted(directory)}",
         "hydra.sweep.subdir=${hydra.job.num}",
         "hydra.output_subdir=null",
-        "hydra/job_logging=disabled",
-        "hydra/hydra_logging=disabled",
+        "hydra/job_logging=none",
+        "hydra/hydra_logging=none",
     )
     code = 0
     try:

@@ -42,6 +42,8 @@ def as_config_error(error: Exception, experiment: Path, known: Sequence[str]) ->
             return ConfigError(_omegaconf(cause, experiment, known))
     if isinstance(error, HydraException):
         return ConfigError(f"{experiment}: {_first_line(error)}")
+    if isinstance(error, RuntimeError) and "Could not detect" in str(error):  # submitit away from a cluster
+        return ConfigError("hydra/launcher=submitit_slurm: there is no SLURM here (no srun); use hydra/launcher=joblib")
     return None
 
 
@@ -57,7 +59,7 @@ def _missing(error: MissingConfigException, experiment: Path) -> str:
     missing = error.missing_cfg_file or ""
     group, _, option = missing.rpartition("/")
     if group in ("hydra/launcher", "hydra/sweeper"):
-        return f"{group}={option}: no such plugin is installed; pip install 'cfxai[sweep]' brings joblib and submitit"
+        return f"{group}={option}: no such plugin is installed; pip install -e '.[sweep]' brings joblib and submitit"
     if group:
         return f"{group}={option}: no such option{hint(option, error.options or [])}"
     return f"{experiment}: builds on {missing}.yaml, which is not found beside it nor in conf/"
