@@ -43,12 +43,13 @@ class ScoreCAM:
     Args:
         classifier: images in [-1, 1] to logits; 2-D or 3-D.
         layer: name of a layer with spatial maps; None = the last one.
-        baseline: what a hidden pixel becomes, in [-1, 1]; 0 is mid-grey, as in COIN's comparison.
+        baseline: what a hidden pixel becomes, in [-1, 1]. COIN's comparison has mid-grey, 0; on CT that looks like a
+            lesion itself, and the map points everywhere but at the lesion.
         batch_size: maps per forward pass.
     """
 
     def __init__(
-        self, classifier: nn.Module, *, layer: str | None = None, baseline: float = 0.0, batch_size: int = 256
+        self, classifier: nn.Module, *, layer: str | None = None, baseline: float = -1.0, batch_size: int = 256
     ) -> None:
         self.classifier, self.layer = classifier, TargetLayer(classifier, layer)
         self.baseline, self.batch_size = baseline, batch_size

@@ -26,7 +26,8 @@ class RISE:
         masks: number of occlusions, hence of forward passes per image.
         cells: the coarse grid's cells along each axis.
         keep: probability that a cell stays visible.
-        baseline: what a hidden pixel becomes, in [-1, 1]; 0 is mid-grey, as in COIN's comparison.
+        baseline: what a hidden pixel becomes, in [-1, 1]. COIN's comparison has mid-grey, 0; on CT that looks like a
+            lesion itself, and the map points everywhere but at the lesion.
         batch_size: masks per forward pass.
         seed: of the masks.
 
@@ -41,7 +42,7 @@ class RISE:
         masks: int = 1000,
         cells: int = 8,
         keep: float = 0.5,
-        baseline: float = 0.0,
+        baseline: float = -1.0,
         batch_size: int = 256,
         seed: int = 0,
     ) -> None:
