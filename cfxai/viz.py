@@ -45,14 +45,14 @@ def agreement(
 
 
 def panel(path: Path, rows: Sequence[Mapping[str, Picture]], *, titles: Sequence[str], caption: str = "") -> None:
-    """Writes a lossless PNG: one row a patient, one column a kind of picture (named in the first row).
+    """Writes a lossless PNG: one row a patient, one column a kind of picture; a row may lack some.
 
     Maps whose name starts with "|" (differences) or "~" (saliency) are drawn in colour; differences share one scale
     through all rows, which the colour bar gives; saliency has a scale per map, since only its ranking means anything.
     """
-    columns = list(rows[0])
+    columns = list(dict.fromkeys(name for row in rows for name in row))
     layout = ConstrainedLayoutEngine()
-    figure = Figure(figsize=(1.75 * len(columns) + 0.6, 1.9 * len(rows) + 0.5), dpi=110, layout=layout)
+    figure = Figure(figsize=(1.75 * len(columns) + 0.6, 1.75 * len(rows) + 0.6), dpi=110, layout=layout)
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     differences = [row[name] for row in rows for name in columns if name.startswith("|") and name in row]
