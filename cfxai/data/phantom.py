@@ -19,6 +19,7 @@ from jaxtyping import Float, Shaped
 from cfxai.data.abdomen.canvas import Grid
 from cfxai.data.abdomen.scan import Scan, scan_patient
 from cfxai.errors import ConfigError
+from cfxai.run.progress import Track
 
 SPLITS = {"train": 0.6, "val": 0.2, "test": 0.2}
 COLUMNS = ("image", "label", "mask", "healthy", "patient", "split", "severity", "sha256")
@@ -88,9 +89,10 @@ class Phantom:
         folder = cache / f"phantom-{self._key()}"
         manifest = folder / "manifest.csv"
         if not manifest.exists():
-            log.info("Writing %d phantom patients to %s", self.patients, folder)
+            log.info("writing %d phantom patients to %s", self.patients, folder)
             try:
-                self.write(folder)
+                with Track("writing the phantom", self.patients) as track:
+                    self.write(folder, track.advance)
             except OSError:
                 if not manifest.exists():  # else another process was faster with the same phantom
                     raise

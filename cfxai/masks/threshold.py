@@ -1,5 +1,6 @@
 """From a map to a mask: normalise, cut, post-process."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from cfxai.protocols import Mask, Saliency
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
+class Cut(ABC):
     """What all extractors share: a mask is where the normalised map is strictly above the image's cutoff.
 
     A constant saliency map gives an empty mask: it says nothing about where.
@@ -49,9 +50,9 @@ class Cut:
         low, high = (bound.view(-1, *[1] * (saliency.ndim - 1)) for bound in saliency.flatten(1).aminmax(dim=1))
         return (saliency - low) / torch.where(high > low, high - low, 1)
 
+    @abstractmethod
     def cutoff(self, pixels: Tensor) -> Tensor:
         """One value per image [b] for normalised maps [b pixels]."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
