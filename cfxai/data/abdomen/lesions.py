@@ -76,7 +76,7 @@ def _enhancement(rng: np.random.Generator) -> float:
     """Mostly darker than the cortex, at times hardly, at times brighter; HU."""
     kind = rng.choice(["dark", "faint", "bright"], p=[0.94, 0.03, 0.03])
     ranges = {"dark": (55, 100), "faint": (110, 130), "bright": (235, 255)}
-    return rng.uniform(*ranges[kind])
+    return rng.uniform(*ranges[str(kind)])
 
 
 def _site(
