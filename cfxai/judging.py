@@ -16,6 +16,7 @@ from cfxai.config.build import Parts
 from cfxai.data.dataset import Dataset
 from cfxai.masks.threshold import Threshold
 from cfxai.metrics.classification import ClassifierQuality
+from cfxai.metrics.realism import Realism
 from cfxai.protocols import NORMAL, Attributor, Counterfactual, Explainer, Image, Labels, Logits, Metric, Result
 
 
@@ -111,8 +112,12 @@ def judge(
 
     The main extractor's metrics are the result's keys; each extractor's are also under its own name.
     """
-    measured = {name: metrics() for name in extractors}
     main = next(iter(extractors))
+    # Realism does not depend on the mask: measuring it again under a further threshold would pass every image twice.
+    measured = {
+        name: {key: metric for key, metric in metrics().items() if name == main or not isinstance(metric, Realism)}
+        for name in extractors
+    }
     masks = np.zeros((len(dataset), *dataset.images.shape[2:]), bool) if keep_masks else None
     shown: dict[int, Result] = {}
     seconds = 0.0

@@ -44,8 +44,9 @@ def sweep(experiment: Path, overrides: Sequence[str], directory: Path) -> int:
         run_hydra(experiment, ["--multirun", *settings, *overrides])
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
-    except Exception:
-        if not any("error" in outcome for outcome in outcomes(directory)):
+    except Exception as error:
+        # A job's own failure is in the table; anything else must not hide behind it.
+        if not any(str(error) in outcome.get("error", "") for outcome in outcomes(directory)):
             _remove_if_no_job_ran(directory)
             raise
     finally:
