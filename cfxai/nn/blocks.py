@@ -3,6 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cfxai.errors import ConfigError, DataError
+
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 POOL = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
@@ -11,6 +13,10 @@ class SpaceToDepth(nn.Module):
     """Folds each `factor`-wide cell into channels: the cheap stem that makes small machines fast.
 
     [b c *spatial] -> [b c*factor^dims *spatial/factor]. `DepthToSpace` undoes it.
+
+    Raises:
+        ConfigError: images of other than `dims` spatial axes.
+        DataError: sides that are not divisible by `factor`.
     """
 
     def __init__(self, factor: int = 2, dims: int = 2) -> None:
@@ -18,8 +24,12 @@ class SpaceToDepth(nn.Module):
         self.factor, self.dims = factor, dims
 
     def forward(self, image: Float[Tensor, "b c *spatial"]) -> Float[Tensor, "b d *folded"]:
-        if any(side % self.factor for side in image.shape[2:]):
-            raise ValueError(f"SpaceToDepth({self.factor}) cannot fold {tuple(image.shape[2:])} pixels evenly.")
+        if image.ndim - 2 != self.dims:
+            raise ConfigError(
+                f"dims: a network for {self.dims}-D images was given {image.ndim - 2}-D ones; volumes need dims=3 and"
+                " data.plane=volume, slices dims=2 (space=volumes or space=slices sets all)."
+            )
+        require_divisible(image, self.factor)
         f, d = self.factor, self.dims
         b, c, *sides = image.shape
         cells = image.reshape(b, c, *(n for side in sides for n in (side // f, f)))  # [b c s1/f f s2/f f ..]
@@ -61,6 +71,13 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c *spatial"]) -> Float[Tensor, "b d *spatial"]:
         return self.shortcut(x) + self.body(x)
+
+
+def require_divisible(image: Float[Tensor, "b c *spatial"], factor: int) -> None:
+    """Raises DataError unless every side is a multiple of `factor`, as a network that halves them needs."""
+    if any(side % factor for side in image.shape[2:]):
+        sides = " x ".join(map(str, image.shape[2:]))
+        raise DataError(f"data.size: this network needs sides divisible by {factor}, not {sides} pixels.")
 
 
 def normalisation(kind: str, channels: int, dims: int) -> nn.Module:

@@ -2,7 +2,8 @@
 
 They follow Singla et al. (2021, arXiv:2101.04230), with skip connections and a generator that perturbs its input. At
 `width=1` they are the paper's, for 256x256 images; `width` scales every number of channels but the encoder stem's.
-`tests/test_coin2024.py` holds them, to rounding, against recorded training steps of the published code.
+`tests/test_coin2024.py` holds them, to rounding, against recorded training steps of the published code. They
+compute the same in less time and memory (`resampled_conv`, `norm_relu_conv`): `benchmarks/coin_step.py` measures it.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ from torch import Tensor, cat, nn, tanh
 from torch.nn.utils.parametrize import register_parametrization
 
 from cfxai.errors import ConfigError, DataError
+from cfxai.nn.aligned_conv import AlignedConv2d
+from cfxai.nn.norm_relu_conv import norm_relu_conv
+from cfxai.nn.resampled_conv import PooledConv2d, combines, grown_kernel
 from cfxai.protocols import Image, Labels
 
 Features = Float[Tensor, "b c h w"]
@@ -65,7 +69,7 @@ class Generator(nn.Module):
         below = widths[::-1]  # the encoder's features and the decoder's outputs, coarsest first
         first = nn.Conv2d(channels, STEM, 3, padding=1, bias=False)
         nn.init.xavier_normal_(first.weight)
-        self.stem = nn.Sequential(first, nn.ReLU(), nn.BatchNorm2d(STEM))
+        self.stem = nn.Sequential(first, nn.ReLU(inplace=True), nn.BatchNorm2d(STEM))
         self.encoder = nn.ModuleList(
             EncoderBlock(a, b, spectral) for a, b in zip((STEM, *widths[:-1]), widths, strict=True)
         )
@@ -79,15 +83,23 @@ class Generator(nn.Module):
             self.fuse = nn.Conv2d(2 * channels, channels, 3, padding=1)
 
     def forward(self, image: Image, condition: Labels) -> Image:
+        return self.under(image, [condition])[0]
+
+    def under(self, image: Image, conditions: Sequence[Labels]) -> list[Image]:
+        """The counterfactuals under several conditions, of an image that is encoded once."""
         if any(side % 32 for side in image.shape[2:]):
             raise DataError(f"data.size: the published generator needs sides divisible by 32, not {image.shape[2:]}.")
         features = [self.stem(image)]
         for block in self.encoder:
             features.append(block(features[-1]))
-        h = features.pop()
+        return [self._decoded(image, features, condition) for condition in conditions]
+
+    def _decoded(self, image: Image, features: list[Tensor], condition: Labels) -> Image:
+        h = features[-1]
         for i, block in enumerate(self.decoder):
-            h = block(cat([h, features[-i]], 1) if i in self.skips else h, condition)
-        return self._fused(self.head(h), image)
+            h = block(cat([h, features[-1 - i]], 1) if i in self.skips else h, condition)
+        norm, _, last = self.head
+        return self._fused(_norm_relu_conv(h, norm, last), image)
 
     def _fused(self, h: Image, image: Image) -> Image:
         match self.fusion:
@@ -152,7 +164,9 @@ class EncoderBlock(nn.Module):
         )
 
     def forward(self, x: Features) -> Float[Tensor, "b d h2 w2"]:
-        return self.shortcut(x) + self.body(x)
+        norm1, _, pool, conv1, norm2, _, conv2 = self.body
+        h = _norm_relu_conv(_norm_relu_conv(x, norm1, conv1, pool), norm2, conv2)
+        return h.add_(self.shortcut(x))
 
 
 class DecoderBlock(nn.Module):
@@ -166,10 +180,14 @@ class DecoderBlock(nn.Module):
         self.conv1, self.conv2 = _conv(inputs, outputs, 3, gain=sqrt(2)), _conv(outputs, outputs, 3, gain=sqrt(2))
 
     def forward(self, x: Features, condition: Labels) -> Float[Tensor, "b d h2 w2"]:
-        h = self.conv1(self.grow(F.relu(self.norm1(x, condition))))
-        h = self.conv2(F.relu(self.norm2(h, condition)))
+        repeats = self.grow.mode == "nearest" and combines(x)
+        kernel, resample = (grown_kernel(self.conv1.weight), None) if repeats else (self.conv1.weight, self.grow)
+        h = norm_relu_conv(
+            x, self.norm1.norm, *self.norm1.line(condition), kernel, resample=resample, transposed=repeats
+        )
+        h = norm_relu_conv(h, self.norm2.norm, *self.norm2.line(condition), self.conv2.weight)
         # A 1x1 convolution commutes with growing; published the other way round, at four times the cost.
-        return self.grow(self.shortcut(x)) + h
+        return h.add_(self.grow(self.shortcut(x)))
 
 
 class DiscriminatorBlock(nn.Module):
@@ -179,16 +197,17 @@ class DiscriminatorBlock(nn.Module):
         super().__init__()
         self.pool = nn.AvgPool2d(2) if halve else nn.Identity()
         self.shortcut = _conv(inputs, outputs, 1, bias=True, spectral=True) if halve else nn.Identity()
+        last = PooledConv2d(outputs, outputs) if halve else AlignedConv2d(outputs, outputs, 3, padding=1)
         self.body = nn.Sequential(
             nn.Identity() if first else nn.ReLU(),
             _conv(inputs, outputs, 3, gain=sqrt(2), bias=True, spectral=True),
-            nn.ReLU(),
-            _conv(outputs, outputs, 3, gain=sqrt(2), bias=True, spectral=True),
+            nn.ReLU(inplace=True),
+            _initialised(last, gain=sqrt(2), spectral=True),
         )
 
     def forward(self, x: Features) -> Float[Tensor, "b d h2 w2"]:
         # Pooling first, for the same reason; published so in the first block only.
-        return self.shortcut(self.pool(x)) + self.pool(self.body(x))
+        return self.shortcut(self.pool(x)) + self.body(x)
 
 
 class ConditionalBatchNorm(nn.Module):
@@ -201,9 +220,14 @@ class ConditionalBatchNorm(nn.Module):
         nn.init.normal_(self.embedding.weight[:, :channels], 1.0, 0.02)
         nn.init.zeros_(self.embedding.weight[:, channels:])
 
+    def line(self, condition: Labels) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c"]]:
+        """The scale and the shift of each sample."""
+        scale, shift = self.embedding(condition).chunk(2, 1)
+        return scale, shift
+
     def forward(self, x: Features, condition: Labels) -> Features:
-        scale, shift = self.embedding(condition)[:, :, None, None].chunk(2, 1)
-        return scale * self.norm(x) + shift
+        scale, shift = self.line(condition)
+        return scale[:, :, None, None] * self.norm(x) + shift[:, :, None, None]
 
 
 class OneStepSpectralNorm(nn.Module):
@@ -222,10 +246,12 @@ class OneStepSpectralNorm(nn.Module):
 
     def forward(self, weight: Float[Tensor, "d *rest"]) -> Float[Tensor, "d *rest"]:
         with torch.no_grad():
-            matrix = weight.flatten(1)
+            # Whichever order of a row's entries needs no copy.
+            matrix = weight.flatten(1) if weight.is_contiguous() else weight.movedim(1, -1).flatten(1)
             v = F.normalize(self.u @ matrix, dim=0)
-            u = F.normalize(matrix @ v, dim=0)
-            sigma = u @ matrix @ v
+            product = matrix @ v
+            u = F.normalize(product, dim=0)
+            sigma = u @ product
             if self.training:
                 self.u.copy_(u)
         return weight / sigma
@@ -233,10 +259,27 @@ class OneStepSpectralNorm(nn.Module):
 
 def _conv(
     inputs: int, outputs: int, size: int, *, gain: float = 1.0, bias: bool = False, spectral: bool = False
-) -> nn.Module:
-    conv = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=bias)
+) -> nn.Conv2d:
+    return _initialised(
+        AlignedConv2d(inputs, outputs, size, padding=size // 2, bias=bias), gain=gain, spectral=spectral
+    )
+
+
+def _initialised(conv: nn.Conv2d, *, gain: float, spectral: bool) -> nn.Conv2d:
     nn.init.xavier_uniform_(conv.weight, gain)
-    return register_parametrization(conv, "weight", OneStepSpectralNorm(outputs), unsafe=True) if spectral else conv
+    if spectral:
+        register_parametrization(conv, "weight", OneStepSpectralNorm(conv.out_channels), unsafe=True)
+    return conv
+
+
+def _norm_relu_conv(
+    x: Features, norm: nn.Module, conv: nn.Module, pool: nn.Module | None = None
+) -> Float[Tensor, "b d h2 w2"]:
+    """`norm_relu_conv` of layers as they are."""
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert isinstance(conv, nn.Conv2d)
+    h = norm_relu_conv(x, norm, norm.weight[None], norm.bias[None], conv.weight, resample=pool)
+    return h if conv.bias is None else h + conv.bias[:, None, None]
 
 
 def _scaled(width: float) -> tuple[int, ...]:

@@ -15,7 +15,8 @@ from cfxai.protocols import Image
 def penultimate(classifier: nn.Module) -> Callable[[Image], Tensor]:
     """The features that enter the classifier's last linear layer (or last 1x1 convolution), averaged over positions.
 
-    "Last" is by order of execution, so that the registration order of a network's parts does not matter.
+    "Last" is by order of execution, so that the registration order of a network's parts does not matter. Gradients with
+    respect to the image pass.
 
     Raises:
         ConfigError: (by the returned function) the classifier runs through neither kind of layer.
@@ -28,7 +29,7 @@ def penultimate(classifier: nn.Module) -> Callable[[Image], Tensor]:
         def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             entering[:] = [(module, args[0])]
 
-        with ExitStack() as hooks, frozen(classifier), torch.no_grad():
+        with ExitStack() as hooks, frozen(classifier):
             for module in heads:
                 hooks.enter_context(module.register_forward_pre_hook(keep))
             classifier(image)

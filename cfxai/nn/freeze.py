@@ -7,14 +7,16 @@ from torch import nn
 
 
 @contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """No weight gradients, evaluation mode (spectral-norm vectors, BatchNorm statistics stand still), then as before.
+def frozen(module: nn.Module, *, still: bool = True) -> Iterator[None]:
+    """No weight gradients; gradients still pass through to the input.
 
-    Gradients still pass through to the input.
+    While `still`, also evaluation mode: spectral-norm vectors and BatchNorm statistics stand. Then all is as before.
     """
     training = {m: m.training for m in module.modules()}
     wanted = {p: p.requires_grad for p in module.parameters()}
-    module.eval().requires_grad_(False)
+    module.requires_grad_(False)
+    if still:
+        module.eval()
     try:
         yield
     finally:

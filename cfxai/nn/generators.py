@@ -1,11 +1,12 @@
 """Generators: an image (and the condition asked for) to its counterfactual, both in [-1, 1]."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from jaxtyping import Float
-from torch import Tensor, cat, nn, tanh, where
+from torch import Tensor, cat, is_grad_enabled, nn, tanh, where
+from torch.utils.checkpoint import checkpoint as recomputed
 
-from cfxai.nn.blocks import CONV, POOL, DepthToSpace, ResidualBlock, SpaceToDepth
+from cfxai.nn.blocks import CONV, POOL, DepthToSpace, ResidualBlock, SpaceToDepth, require_divisible
 from cfxai.protocols import Image, Labels
 
 
@@ -29,9 +30,16 @@ class ResidualUNet(nn.Module):
         channels: of the image.
         widths: of each resolution, finest (already halved by the stem) first.
         dims: 2 for images, 3 for volumes.
+        checkpoint: keep only what passes between blocks for the backward pass, which computes the rest again (Chen et
+            al. 2016, arXiv:1604.06174): the same gradients from less memory in more time.
+
+    Raises:
+        DataError: the sides of an image are not divisible by 2^len(widths).
     """
 
-    def __init__(self, channels: int = 1, widths: Sequence[int] = (32, 64, 96), dims: int = 2) -> None:
+    def __init__(
+        self, channels: int = 1, widths: Sequence[int] = (32, 64, 96), dims: int = 2, checkpoint: bool = False
+    ) -> None:
         super().__init__()
         conv, fold = CONV[dims], 2**dims
         self.stem = nn.Sequential(SpaceToDepth(2, dims), conv(channels * fold, widths[0], 3, padding=1))
@@ -51,13 +59,33 @@ class ResidualUNet(nn.Module):
         self.head = nn.Sequential(
             nn.GroupNorm(max(1, widths[0] // 8), widths[0]), nn.ReLU(), last, DepthToSpace(2, dims)
         )
+        self.checkpoint = checkpoint
 
     def forward(self, image: Image, condition: Labels | None = None) -> Image:
-        h, skips = self.stem(image), []
-        for i, block in enumerate(self.down):
-            h = block(h if i == 0 else self.pool(h))
+        require_divisible(image, 2 ** len(self.down))
+        h = self._run(self._enter, image)
+        skips = [h]
+        for block in self.down[1:]:
+            h = self._run(self._descend, block, h)
             skips.append(h)
         h = skips.pop()
         for block in self.up:
-            h = block(cat([self.grow(h), skips.pop()], 1))
+            h = self._run(self._ascend, block, h, skips.pop())
+        return self._run(self._change, image, h)
+
+    def _enter(self, image: Image) -> Tensor:
+        return self.down[0](self.stem(image))
+
+    def _descend(self, block: nn.Module, h: Tensor) -> Tensor:
+        return block(self.pool(h))
+
+    def _ascend(self, block: nn.Module, h: Tensor, skip: Tensor) -> Tensor:
+        return block(cat([self.grow(h), skip], 1))
+
+    def _change(self, image: Image, h: Tensor) -> Image:
         return add_bounded(image, tanh(self.head(h)))
+
+    def _run(self, part: Callable[..., Tensor], *inputs: nn.Module | Tensor) -> Tensor:
+        if self.checkpoint and is_grad_enabled():
+            return recomputed(part, *inputs, use_reentrant=False, preserve_rng_state=False)  # nothing here is random
+        return part(*inputs)
