@@ -64,6 +64,8 @@ def test_split_folders_become_the_split_column(tmp_path: Path) -> None:
         ("{}.nii.gz", "{}_mask.nii.gz"),
         ("{}_ct.nii", "{}-seg.nii"),
         ("{}/imaging.nii.gz", "{}/segmentation.nii.gz"),
+        ("{}/ct.nii.gz", "{}/segmentations.nii.gz"),
+        ("{}/ct.nii.gz", "{}/ml.nii.gz"),
     ],
 )
 def test_volumes_find_their_masks(tmp_path: Path, image: str, mask: str) -> None:
@@ -76,6 +78,58 @@ def test_volumes_find_their_masks(tmp_path: Path, image: str, mask: str) -> None
     for number, row in table.iterrows():
         assert mask.format(f"case{number}") in row["mask"]
         assert image.format(f"case{number}") in row["image"]
+
+
+@pytest.fixture
+def organ_files(tmp_path: Path) -> Path:
+    """TotalSegmentator's layout: three cases, of which one lacks the file of an organ."""
+    for number in range(3):
+        case = tmp_path / f"set/s{number:04d}"
+        for name in ("spleen", "kidney_left", "kidney_right"):
+            if (number, name) != (2, "kidney_left"):
+                volume(case / f"segmentations/{name}.nii.gz", 0)
+        organ = np.zeros((4, 4, 4), dtype=np.uint8)
+        organ[number] = 1
+        nib.save(nib.Nifti1Image(organ, np.eye(4)), case / "segmentations/kidney_right.nii.gz")
+        volume(case / "ct.nii.gz", number)
+    return tmp_path / "set"
+
+
+def test_a_file_per_organ_becomes_one_label_map(organ_files: Path) -> None:
+    table = made(organ_files)
+    assert table["patient"].tolist() == ["s0000", "s0001", "s0002"]
+    assert "split" not in table
+    for number, row in table.iterrows():
+        labels = np.asarray(nib.load(organ_files.parent / "out" / row["mask"]).dataobj)
+        assert (labels[number] == 2).all()
+        assert labels.sum() == 2 * 16
+    other = made(organ_files, "--organs", "spleen=1,kidney_right=9")
+    assert np.asarray(nib.load(organ_files.parent / "out" / other["mask"][0]).dataobj).max() == 9
+
+
+def test_the_table_beside_the_cases_gives_the_splits(organ_files: Path) -> None:
+    lines = ["image_id;age;split", "s0000;50;train", "s0001;51;val", "s0002;52;test", "s0009;53;test"]
+    (organ_files / "meta.csv").write_text("\n".join(lines))
+    assert made(organ_files)["split"].tolist() == ["train", "val", "test"]
+    (organ_files / "meta.csv").write_text("\n".join(lines[:3]))
+    assert "split" not in made(organ_files)
+
+
+@pytest.mark.parametrize(
+    ("organs", "message"),
+    [("kidny_left=1", "did you mean 'kidney_left'"), ("spleen", "labels from 1 to 255"), ("spleen=0", "from 1 to 255")],
+)
+def test_organs_that_cannot_be_read_are_named(
+    organ_files: Path, organs: str, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(organ_files), "-o", str(organ_files.parent / "m.csv"), "--organs", organs]) == 2
+    assert message in capfd.readouterr().err
+
+
+def test_a_case_without_its_scan_is_named(organ_files: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (organ_files / "s0001/ct.nii.gz").unlink()
+    assert main([str(organ_files), "-o", str(organ_files.parent / "m.csv")]) == 3
+    assert "s0001: has segmentations but none of ct.nii.gz" in capfd.readouterr().err
 
 
 def test_pictures_with_masks_are_not_taken_for_patients(tmp_path: Path) -> None:

@@ -113,6 +113,19 @@ def test_planes_and_positions(volumes: Path, settings: dict[str, Any], count: in
     assert split.images.shape[2:] == (16,) * (3 if "volume" in settings.values() else 2)
 
 
+def test_organ_masks_lie_in_batches_when_asked_for(volumes: Path) -> None:
+    filtered = {"lesion_labels": [2], "organ_labels": [1, 2], "min_organ_area": 60.0}
+    assert "organ" not in slices(volumes, **filtered).split("train").batch([0])
+    for settings in (filtered, {"lesion_labels": [2], "organ_labels": [1, 2]}):
+        split = slices(volumes, **settings, organ_masks=True).split("train")
+        batch = split.batch(range(len(split)))
+        organ = batch["organ"]
+        assert organ.dtype == torch.bool
+        area = torch.tensor([64 if 2 <= number < 6 else 0 for number in split.origin.slices])
+        assert torch.equal(organ.flatten(1).sum(1), area)
+        assert organ[batch["mask"]].all()
+
+
 def test_a_filter_that_leaves_nothing_is_named(volumes: Path) -> None:
     with pytest.raises(DataError, match=r"train split is empty: .*\d+ slices with less organ than data"):
         slices(volumes, organ_labels=[1], min_organ_area=1e4).split("train")
@@ -194,6 +207,9 @@ def test_settings_are_checked() -> None:
         Data(intensity=FullRange(), size=4).split("train")
     with pytest.raises(ConfigError, match="only work together"):
         pictures(Path("m.csv"), organ_labels=[1])
+    for setting in ({"min_organ_area": 5.0}, {"organ_masks": True}):
+        with pytest.raises(ConfigError, match=r"data\.organ_labels only work together"):
+            pictures(Path("m.csv"), **setting)
 
 
 def items(labels: list[int]) -> Dataset:
@@ -223,6 +239,14 @@ def test_a_class_that_is_missing_cannot_be_balanced() -> None:
     assert len(Batches(items([0, 0, 0]), 2, seed=0, balanced=False)(0)["id"]) == 2
 
 
+def test_batches_can_be_balanced_by_something_else_than_labels() -> None:
+    batches = Batches(items([0, 1] * 5), 6, seed=0, strata=np.array([2] * 8 + [0, 1]))
+    assert {index for step in range(3) for index in batches.indices(step)[2::3]} <= set(range(8))
+    assert [index for index in batches.indices(0) if index >= 8] == [8, 9, 8, 9]
+    with pytest.raises(DataError, match="balanced_by"):
+        Batches(items([0, 1]), 2, seed=0, strata=np.array([1, 1]))
+
+
 def test_augmentation_is_a_function_of_seed_and_step() -> None:
     batches = Batches(items([0, 1] * 8), 4, seed=0, augment=Augment())
     global_state = torch.get_rng_state()
@@ -237,11 +261,31 @@ def test_augmentation_is_a_function_of_seed_and_step() -> None:
 def test_masks_move_with_images(shape: tuple[int, ...]) -> None:
     image = torch.full((32, 1, *shape), -1.0)
     image[(..., *[slice(side // 4, side // 2) for side in shape])] = 1.0
-    batch = {"image": image, "mask": image[:, 0] > 0}
+    batch = {"image": image, "mask": image[:, 0] > 0, "organ": image[:, 0] > 0}
     moved = Augment(contrast=0.0, brightness=0.0)(batch, torch.Generator().manual_seed(0))
     agree = (moved["mask"] == (moved["image"][:, 0] > 0)).float().mean()
     assert agree > 0.97
+    assert torch.equal(moved["organ"], moved["mask"])
     assert not torch.equal(moved["mask"], batch["mask"])
     still = Augment(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)(batch, torch.Generator().manual_seed(0))
     torch.testing.assert_close(still["image"], image)
     assert torch.equal(still["mask"], batch["mask"])
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (20, 24, 28)])
+def test_holes_are_black_discs_in_some_images_and_spare_masks(shape: tuple[int, ...]) -> None:
+    image = torch.rand(64, 2, *shape) * 2 - 1
+    batch = {"image": image, "healthy": image / 2, "mask": image[:, 0] > 0, "label": torch.arange(64)}
+    still = {"flip": 0.0, "rotation": 0.0, "shift": 0.0, "scale": 0.0, "contrast": 0.0, "brightness": 0.0}
+    changed = Augment(**still, holes=0.5)(batch, torch.Generator().manual_seed(0))
+    hole = (changed["image"] - image).abs().amax(1) > 1e-5
+    assert (changed["image"].amax(1)[hole] == -1).all()
+    assert (changed["healthy"].amax(1)[hole] == -1).all()
+    assert torch.equal(changed["mask"], batch["mask"])
+    assert torch.equal(changed["label"], batch["label"])
+    share = hole.flatten(1).float().mean(1)
+    assert 0.3 < (share > 0).float().mean() < 0.7
+    largest = torch.pi * 0.12**2 if len(shape) == 2 else 4 / 3 * torch.pi * 0.12**3
+    assert share.max() < 1.2 * largest
+    none = Augment(**still)(batch, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(none["image"], image)

@@ -39,7 +39,7 @@ class Assembled:
     """All items of a split in the order of its rows.
 
     Attributes:
-        arrays: `images`, and where the set has them `masks` and `healthy`; memory-mapped.
+        arrays: `images`, and where the set has them `masks`, `organs` and `healthy`; memory-mapped.
         rows: per row of the split {slices, lesion, geometry, dropped}, see `Prepared`.
     """
 
@@ -59,7 +59,7 @@ def assemble(name: str, table: pd.DataFrame, recipe: Recipe, arrays: list[str], 
         name: the split, for messages.
         table: its rows, as `read_manifest` gives them, entries of a stack next to each other.
         recipe: what decides pixels.
-        arrays: images, and masks and healthy when the data set has them.
+        arrays: images, and masks, organs and healthy when the data set has them.
         cache: where the result is kept.
     """
     sources = list(_sources(table, recipe, arrays))
@@ -85,7 +85,8 @@ def _sources(table: pd.DataFrame, recipe: Recipe, arrays: list[str]) -> Iterator
     settings = recipe.describe()
     for _, members in groupby(range(len(table)), shared_file):
         group = table.iloc[list(members)]
-        rows = [Row(*files) for files in zip(group["image"], group["mask"], group["healthy"], strict=True)]
+        columns = (group[name] for name in ("image", "sha256", "mask", "healthy"))
+        rows = [Row(*cells) for cells in zip(*columns, strict=True)]
         yield Source(rows, _digest([settings, arrays, group[list(SHA256.values())].to_numpy().tolist()]))
 
 

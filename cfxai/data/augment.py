@@ -1,13 +1,15 @@
-"""Random flips, small affine moves and contrast changes of whole batches; masks and healthy images ride along."""
+"""Random flips, small moves, contrast changes and holes in whole batches; masks and healthy images ride along."""
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 from torch.nn import functional as F
+
+HOLE = (0.03, 0.12)
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class Augment:
         scale: largest relative change of size.
         contrast: largest relative change of contrast about mid-grey.
         brightness: largest offset, in units of [-1, 1].
+        holes: probability of a black disc (ball) anywhere in the image, its radius `HOLE` parts of the image's side.
+            Label and masks stay, so that a classifier learns that covering a lesion does not make an image normal.
     """
 
     flip: float = 0.5
@@ -29,9 +33,10 @@ class Augment:
     scale: float = 0.1
     contrast: float = 0.1
     brightness: float = 0.05
+    holes: float = 0.0
 
     def __call__(self, batch: dict[str, Any], generator: Generator) -> dict[str, Any]:
-        """The changed batch; `generator` decides all. What moves in from outside is -1 (mask: false)."""
+        """The changed batch; `generator` decides all. What moves in from outside is -1 (masks: false)."""
         image = batch["image"]
         theta = self._affine(image, generator)
         gain = 1 + self.contrast * _uniform(len(image), generator)
@@ -41,8 +46,12 @@ class Augment:
             per_image = [-1] + [1] * (image.ndim - 1)
             moved = _move(batch[key] + 1, theta, "bilinear") - 1
             changed[key] = (moved * gain.view(per_image) + offset.view(per_image)).clamp(-1, 1)
-        if "mask" in batch:
-            changed["mask"] = _move(batch["mask"][:, None].float(), theta, "nearest")[:, 0] > 0.5
+        for key in {"mask", "organ"} & batch.keys():
+            changed[key] = _move(batch[key][:, None].float(), theta, "nearest")[:, 0] > 0.5
+        if self.holes > 0:
+            hole = self._holes(image, generator)
+            for key in {"image", "healthy"} & batch.keys():
+                changed[key] = changed[key].masked_fill(hole, -1.0)
         return changed
 
     def _affine(self, image: Float[Tensor, "b c *spatial"], generator: Generator) -> Float[Tensor, "b d e"]:
@@ -62,6 +71,17 @@ class Augment:
         for axis in range(dimensions):
             theta[:, axis, -1] = 2 * self.shift * _uniform(count, generator)
         return theta
+
+    def _holes(self, image: Float[Tensor, "b c *spatial"], generator: Generator) -> Bool[Tensor, "b 1 *spatial"]:
+        """True inside each image's hole, if it has one."""
+        count, dimensions = len(image), image.ndim - 2
+        centre = torch.rand(count, dimensions, generator=generator)
+        radius = HOLE[0] + (HOLE[1] - HOLE[0]) * torch.rand(count, generator=generator)
+        radius[torch.rand(count, generator=generator) >= self.holes] = 0
+        axes = [(torch.arange(length) + 0.5) / length for length in image.shape[2:]]
+        pixels = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+        from_centre = pixels - centre.view(count, dimensions, *[1] * dimensions)
+        return from_centre.norm(dim=1, keepdim=True) < radius.view(count, *[1] * (dimensions + 1))
 
 
 def _uniform(count: int, generator: Generator) -> Float[Tensor, " b"]:

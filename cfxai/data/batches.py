@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Generator
 
 from cfxai.data.dataset import Dataset
@@ -23,6 +24,7 @@ class Batches:
         batch_size: images per batch.
         seed: of order and augmentation.
         balanced: whether classes take turns.
+        strata: the class of each image in that sense; None = its label.
         augment: changes a batch with the given generator; see `cfxai.data.augment`.
     """
 
@@ -33,17 +35,22 @@ class Batches:
         *,
         seed: int,
         balanced: bool = True,
+        strata: Int[np.ndarray, " n"] | None = None,
         augment: Callable[[dict[str, Any], Generator], dict[str, Any]] | None = None,
     ) -> None:
         self.dataset, self.batch_size, self.seed, self.augment = dataset, batch_size, seed, augment
-        labels = np.unique(dataset.labels)
-        if balanced and len(labels) < 2:
+        classes = dataset.labels if strata is None else strata
+        names = np.unique(classes)
+        if balanced and len(names) < 2:
             raise DataError(
-                f"All {len(dataset)} images of a split have label {labels[0]}, but balanced batches need all classes;"
+                f"All {len(dataset)} images of a split have label {names[0]}, but balanced batches need all classes;"
                 " check the labels, data.lesion_labels and data.min_lesion_area."
+                if strata is None
+                else f"The classifier puts all {len(dataset)} images into one class, but trainer.balanced_by=condition"
+                " needs several; check the classifier, or set trainer.balanced_by=label."
             )
         everything = np.arange(len(dataset))
-        self._pools = [everything[dataset.labels == label] for label in labels] if balanced else [everything]
+        self._pools = [everything[classes == name] for name in names] if balanced else [everything]
         self._order = lru_cache(maxsize=2 * len(self._pools))(self._order_of)
 
     def indices(self, step: int) -> list[int]:

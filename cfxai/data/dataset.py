@@ -14,11 +14,14 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from cfxai.data.anomaly import Anomaly
 from cfxai.data.assemble import Assembled, assemble
 from cfxai.data.cache import Cache
 from cfxai.data.export import Origin, export_masks
-from cfxai.data.intensity import Intensity
-from cfxai.data.manifest import SHA256, listing, read_manifest
+from cfxai.data.foreground import Measured, measure
+from cfxai.data.intensity import Fingerprint, Intensity
+from cfxai.data.items import name_and_label
+from cfxai.data.manifest import SHA256, listing, read_manifest, refuse_gaps
 from cfxai.data.naming import unique_names
 from cfxai.data.recipe import Recipe
 from cfxai.data.scan import Images, Masks
@@ -46,6 +49,7 @@ class Dataset:
         ids: one unique name per item, such as "case_003-axial-012".
         groups: the patient of each item.
         origin: the file and slice of each item.
+        organs: [n *spatial], where the organ is; None unless asked for by `organ_masks`.
     """
 
     images: Images
@@ -55,12 +59,13 @@ class Dataset:
     ids: list[str]
     groups: list[str]
     origin: Origin
+    organs: Masks | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def batch(self, indices: Sequence[int] | Int[np.ndarray, " b"] | Int[Tensor, " b"]) -> dict[str, Any]:
-        """Copies of the items at `indices`: `image`, `label`, `id`, `group`; `mask` and `healthy` where there are."""
+        """Copies of the items at `indices`: image, label, id and group; mask, healthy and organ where there are."""
         chosen = np.asarray(indices, dtype=np.int64)
         batch: dict[str, Any] = {
             "image": torch.from_numpy(self.images[chosen]),
@@ -72,6 +77,8 @@ class Dataset:
             batch["mask"] = torch.from_numpy(self.masks[chosen])
         if self.healthy is not None:
             batch["healthy"] = torch.from_numpy(self.healthy[chosen])
+        if self.organs is not None:
+            batch["organ"] = torch.from_numpy(self.organs[chosen])
         return batch
 
 
@@ -81,15 +88,20 @@ class Data:
     Args:
         manifest: CSV of images, see `cfxai.data.manifest`; wins over `phantom`.
         phantom: writes a manifest into the cache.
-        intensity: native values to [-1, 1].
+        intensity: native values to [-1, 1]; a `Fingerprint` is measured on the train split first.
         size: pixels of each side of an image.
         plane: axial, coronal or sagittal slices of volumes, or `volume` to keep them whole.
         field_of_view: mm of each side, centred; null for the whole slice whatever its aspect.
-        channels: 1 or 3 to make all images grey or colour; null for what the files have.
+        channels: 1 or 3 to make all images grey or colour; null for what the files have. See also `neighbours`.
         lesion_labels: mask values that are lesion; null for all but 0.
         min_lesion_area: mm² (pixels when unknown); slices with a smaller lesion are left out.
-        organ_labels: mask values that count for `min_organ_area`; null for no such filter.
+        organ_labels: mask values that are organ, for the three settings below and a `Fingerprint`.
         min_organ_area: mm² (pixels when unknown); slices with less organ are left out.
+        organ_masks: whether batches have the organ's mask, `organ`.
+        anomaly: draws synthetic lesions into the organ. They alone then make labels and masks; the image without them
+            is `healthy`.
+        neighbours: slices on each side that an image shows as further channels, 2 * neighbours + 1 in all, from the
+            feet, the back or the left; needs grey volumes. Label, mask and anomaly are the middle slice's alone.
         slice_step: keep every n-th slice.
         slice_range: keep slices between two relative positions, from the feet (axial), the back or the left.
         classes: names of labels 0, 1, ...; the first is normal.
@@ -105,7 +117,7 @@ class Data:
         self,
         manifest: str | Path | None = None,
         *,
-        intensity: Intensity,
+        intensity: Intensity | Fingerprint,
         size: int,
         phantom: Phantom | None = None,
         plane: str = "axial",
@@ -115,6 +127,9 @@ class Data:
         min_lesion_area: float = 0.0,
         organ_labels: Sequence[int] | None = None,
         min_organ_area: float = 0.0,
+        organ_masks: bool = False,
+        anomaly: Anomaly | None = None,
+        neighbours: int = 0,
         slice_step: int = 1,
         slice_range: Sequence[float] = (0.0, 1.0),
         classes: Sequence[str] = ("normal", "abnormal"),
@@ -127,7 +142,7 @@ class Data:
     ) -> None:
         self.classes = list(classes)
         self.cache = Path(cache)
-        self.recipe = Recipe(
+        self._asked = Recipe(
             intensity=intensity,
             size=size,
             plane=plane,
@@ -137,6 +152,9 @@ class Data:
             min_lesion_area=min_lesion_area,
             organ_labels=None if organ_labels is None else tuple(organ_labels),
             min_organ_area=min_organ_area,
+            organ_masks=organ_masks,
+            anomaly=anomaly,
+            neighbours=neighbours,
             slice_step=slice_step,
             slice_range=(float(slice_range[0]), float(slice_range[-1])),
         )
@@ -171,8 +189,14 @@ class Data:
 
     @property
     def notes(self) -> list[str]:
-        """Sentences on what was decided about splits, and what was left out of those prepared so far."""
-        return [*self._split.notes, *self._notes]
+        """Sentences on splits and intensities that were decided, and on what was left out of splits prepared so far."""
+        measured = [self._measured.note] if self._measured else []
+        return [*self._split.notes, *measured, *self._notes]
+
+    @property
+    def recipe(self) -> Recipe:
+        """Everything that decides pixels; a fingerprint is measured for it."""
+        return self._asked.with_window(self._measured.window) if self._measured else self._asked
 
     @property
     def channels(self) -> int:
@@ -209,25 +233,38 @@ class Data:
         """Masks of the items of `split`, in order, as files at the original resolution and geometry; see `export`."""
         table = self._split.table
         files = dict(zip(table["name"], (image.path for image in table["image"]), strict=True))
-        return export_masks(np.asarray(masks), self.split(split).origin, files, self.recipe.plane, directory)
+        return export_masks(np.asarray(masks), self.split(split).origin, files, self._asked.plane, directory)
+
+    @cached_property
+    def _measured(self) -> Measured | None:
+        fingerprint = self._asked.intensity
+        if not isinstance(fingerprint, Fingerprint):
+            return None
+        table = self._split.table
+        return measure(fingerprint, table[table["split"] == "train"], self._asked, self.cache / "fingerprints")
 
     @cached_property
     def _split(self) -> Split:
         split = self._split_table(read_manifest(self.manifest, self.classes))
-        for column in ("mask", "healthy"):
-            lacking = split.table[column].isna() & (split.table["label"] != 0)
-            if split.table[column].notna().any() and lacking.any():
-                raise DataError(
-                    f"{self.manifest}: {lacking.sum()} abnormal rows have no {column} while others do"
-                    f" ({listing(map(str, split.table['image'][lacking]), 1)}); fill them in or remove the column."
-                )
+        refuse_gaps(split.table, self.manifest)
+        if self._asked.anomaly is not None and split.table["healthy"].notna().any():
+            raise DataError(
+                f"{self.manifest}: has healthy images, but data.anomaly makes its own; remove the column healthy,"
+                " or set data.anomaly=null."
+            )
         split.table["name"] = unique_names(split.table["image"])
         return split
 
     def _prepare(self, name: str) -> Dataset:
         whole = self._split.table
         table = whole[whole["split"] == name].sort_values("name").reset_index(drop=True)
-        arrays = ["images", *(f"{c}s" if c == "mask" else c for c in ("mask", "healthy") if whole[c].notna().any())]
+        has = {
+            "images": True,
+            "masks": whole["mask"].notna().any(),
+            "organs": self._asked.organ_masks,
+            "healthy": whole["healthy"].notna().any() or self._asked.anomaly is not None,
+        }
+        arrays = [kind for kind, there in has.items() if there]
         assembled = assemble(name, table, self.recipe, arrays, Cache(self.cache / "data"))
         if assembled.dropped:
             self._notes.append(f"Left out of {name}: {assembled.dropped}.")
@@ -238,27 +275,16 @@ class Data:
         return dataset
 
     def _dataset(self, table: pd.DataFrame, assembled: Assembled) -> Dataset:
-        labels: list[int] = []
-        ids: list[str] = []
-        disagree: list[str] = []
-        for row, made in zip(table.itertuples(), assembled.rows, strict=True):
-            sliced = made["geometry"]["affine"] is not None and self.recipe.plane != "volume"
-            from_mask = made["lesion"] is not None and (made["geometry"]["affine"] is not None or row.label < 0)
-            for position, number in enumerate(made["slices"]):
-                label = int(made["lesion"][position]) if from_mask else row.label
-                labels.append(label)
-                ids.append(f"{row.name}-{self.recipe.plane}-{number:03d}" if sliced else row.name)
-                if (
-                    made["lesion"] is not None
-                    and (row.label == 0 or not from_mask)
-                    and made["lesion"][position] != (row.label > 0)
-                ):
-                    disagree.append(ids[-1])
-        if disagree:
-            self._notes.append(f"The manifest's label and the mask disagree about a lesion in {listing(disagree)}.")
+        items = name_and_label(table, assembled.rows, self._asked)
+        if items.disagree:
+            self._notes.append(
+                f"The manifest's label and the mask disagree about a lesion in {listing(items.disagree)}."
+            )
         masks = assembled.arrays.get("masks")
         if masks is not None:
-            small = [id for id, label, mask in zip(ids, labels, masks, strict=True) if label and not mask.any()]
+            small = [
+                id for id, label, mask in zip(items.ids, items.labels, masks, strict=True) if label and not mask.any()
+            ]
             if small:
                 self._notes.append(
                     f"The lesion is smaller than half a pixel or missing in the mask of {listing(small)}."
@@ -266,10 +292,11 @@ class Data:
         counts = [len(made["slices"]) for made in assembled.rows]
         return Dataset(
             images=assembled.arrays["images"],
-            labels=np.asarray(labels, dtype=np.int64),
+            labels=np.asarray(items.labels, dtype=np.int64),
             masks=masks,
             healthy=assembled.arrays.get("healthy"),
-            ids=ids,
+            organs=assembled.arrays.get("organs"),
+            ids=items.ids,
             groups=table["patient"].repeat(counts).tolist(),
             origin=Origin(
                 sources=table["name"].repeat(counts).tolist(),

@@ -17,7 +17,7 @@ from cfxai.errors import DataError
 NORMAL = ("0", "normal", "healthy", "control", "negative", "no_finding")
 MASK_FOLDERS = {"imagesTr": "labelsTr", "images": "masks"}
 OTHER_MASK_FOLDERS = ("masks", "labels", "labelsTr", "mask", "segmentations")
-MASK_NAME = re.compile(r"(^|[._-])(lesion_mask|mask|msk|seg|segmentation|labels?|lesions?)$", re.IGNORECASE)
+MASK_NAME = re.compile(r"(^|[._-])(lesion_mask|mask|msk|seg|segmentations?|ml|labels?|lesions?)$", re.IGNORECASE)
 IMAGE_NAME = re.compile(r"(^|[._-])(imaging|image|img|ct|mr|t1|t1w|t1ce|t2|t2w|flair|0000)$", re.IGNORECASE)
 VOLUMES = (".nii", ".nii.gz", ".nrrd")
 BIDS_SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")

@@ -47,6 +47,21 @@ def read_manifest(path: Path, classes: Sequence[str] = ("normal", "abnormal")) -
     return _with_hashes(table, path)
 
 
+def refuse_gaps(table: pd.DataFrame, path: Path) -> None:
+    """Masks and healthy images are there for all abnormal rows or for none.
+
+    Raises:
+        DataError: naming the first row without.
+    """
+    for column in ("mask", "healthy"):
+        lacking = table[column].isna() & (table["label"] != 0)
+        if table[column].notna().any() and lacking.any():
+            raise DataError(
+                f"{path}: {lacking.sum()} abnormal rows have no {column} while others do"
+                f" ({listing(map(str, table['image'][lacking]), 1)}); fill them in or remove the column."
+            )
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint such as ` (did you mean 'split'?)`, or nothing when no known name is close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

@@ -1,0 +1,39 @@
+"""What each item of a split is called, and which label it has."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from cfxai.data.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Items:
+    """Ids and labels of all items, and the ids where the manifest's label and the mask disagree."""
+
+    ids: list[str] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    disagree: list[str] = field(default_factory=list)
+
+
+def name_and_label(table: pd.DataFrame, rows: Sequence[dict[str, Any]], recipe: Recipe) -> Items:
+    """Items in the order of `rows`, which say what was made of each row of `table`; see `assemble`.
+
+    A slice is labelled by its mask. A picture is labelled by the manifest, by its mask where the manifest
+    gives none. A synthetic anomaly labels whatever it is drawn into.
+    """
+    items = Items()
+    for row, made in zip(table.itertuples(), rows, strict=True):
+        is_volume, lesion = made["geometry"]["affine"] is not None, made["lesion"]
+        is_sliced = is_volume and recipe.plane != "volume"
+        synthetic = recipe.anomaly is not None
+        from_mask = lesion is not None and (is_volume or row.label < 0 or synthetic)
+        for position, number in enumerate(made["slices"]):
+            items.labels.append(int(lesion[position]) if from_mask else row.label)
+            items.ids.append(f"{row.name}-{recipe.plane}-{number:03d}" if is_sliced else row.name)
+            comparable = lesion is not None and not synthetic and (row.label == 0 or not from_mask)
+            if comparable and lesion[position] != (row.label > 0):
+                items.disagree.append(items.ids[-1])
+    return items
