@@ -7,20 +7,26 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from cfxai.protocols import Image, Logits
+from cfxai.protocols import Image, Logits, Mask
 
-Adversarial = Literal["hinge", "bce", "least_squares"]
+Adversarial = Literal["hinge", "bce", "least_squares", "relativistic"]
 Scores = Float[Tensor, "b *patches"]
 
 
-def adversarial_generator(fake: Scores, kind: Adversarial) -> Float[Tensor, ""]:
-    """What the generator pays for looking fake.
+def adversarial_generator(
+    fake: Scores, kind: Adversarial, real: Float[Tensor, "n *patches"] | None = None
+) -> Float[Tensor, ""]:
+    """What the generator pays for looking fake; `real`, the verdicts on real images, is for `relativistic` only.
 
     hinge: -mean D(x') (Lim & Ye 2017, arXiv:1705.02894); bce: -mean log sigmoid D(x') (Goodfellow et al. 2014);
-    least_squares: mean (D(x') - 1)^2 (Mao et al. 2017, arXiv:1611.04076).
+    least_squares: mean (D(x') - 1)^2 (Mao et al. 2017, arXiv:1611.04076);
+    relativistic: -mean log sigmoid(D(x') - D(x)) over all pairs (Jolicoeur-Martineau 2018, arXiv:1807.00734).
     """
     fake = fake.float()
     match kind:
+        case "relativistic":
+            assert real is not None
+            return F.softplus(real.float()[:, None] - fake[None]).mean()
         case "hinge":
             return -fake.mean()
         case "bce":
@@ -34,10 +40,13 @@ def adversarial_discriminator(
 ) -> dict[str, Float[Tensor, ""]]:
     """What the discriminator pays, halved as COIN does: its errors on real and on fake images, separately.
 
-    hinge: relu(1 - D(x)), relu(1 + D(x')); bce and least_squares: against 1 and 0.
+    hinge: relu(1 - D(x)), relu(1 + D(x')); bce and least_squares: against 1 and 0; relativistic, of both at once:
+    -log sigmoid(D(x) - D(x')), not halved.
     """
     real, fake = real.float(), fake.float()
     match kind:
+        case "relativistic":
+            return {"pairs": F.softplus(fake[None] - real[:, None]).mean()}
         case "hinge":
             on_real, on_fake = F.relu(1 - real).mean(), F.relu(1 + fake).mean()
         case "bce":
@@ -45,6 +54,15 @@ def adversarial_discriminator(
         case "least_squares":
             on_real, on_fake = (real - 1).square().mean(), fake.square().mean()
     return {"real": on_real / 2, "fake": on_fake / 2}
+
+
+def gradient_penalty(scores: Scores, image: Image) -> Float[Tensor, ""]:
+    """E ||d D(x) / d x||^2, half of R1 on real images and of R2 on fake ones (Mescheder et al. 2018, arXiv:1801.04406).
+
+    `image` must require gradients and `scores` be computed from it; the penalty can be differentiated again.
+    """
+    (gradient,) = torch.autograd.grad(scores.float().sum(), image, create_graph=True)
+    return gradient.float().square().flatten(1).sum(1).mean()
 
 
 def consistency_logits(logits: Logits, wanted: Logits) -> Float[Tensor, ""]:
@@ -70,6 +88,21 @@ def consistency_clamped(logits: Logits, wanted: Logits) -> Float[Tensor, ""]:
 def l1(a: Image, b: Image) -> Float[Tensor, ""]:
     """mean |a - b|, on the [-1, 1] scale."""
     return (a - b).abs().float().mean()
+
+
+def carl(a: Image, b: Image, organ: Mask) -> Float[Tensor, ""]:
+    """Content-aware reconstruction: |a - b| averaged over each image's organ, plus over the rest (Singla et al. 2021).
+
+    A small organ weighs as much as all that surrounds it. The published code sums over channels.
+    """
+    change = (a - b).abs().float().sum(1).flatten(1)
+    regions = torch.stack([organ, ~organ]).flatten(2).to(change)
+    return ((change * regions).sum(2) / (regions.sum(2) + 1e-8)).mean(1).sum()
+
+
+def feature_matching(found: Float[Tensor, "b f"], wanted: Float[Tensor, "n f"]) -> Float[Tensor, ""]:
+    """Mean squared difference of the mean features of two groups of images (Salimans et al. 2016, arXiv:1606.03498)."""
+    return (found.float().mean(0) - wanted.float().mean(0)).square().mean()
 
 
 def total_variation(image: Image, counterfactual: Image) -> Float[Tensor, ""]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
@@ -16,6 +17,7 @@ from cfxai.classifier import obtain_classifier
 from cfxai.config.build import Parts, check_targets
 from cfxai.data.batches import Batches
 from cfxai.data.dataset import Data
+from cfxai.errors import ConfigError
 from cfxai.evaluation import best_checkpoint, evaluate_parts, load_config, settings_of
 from cfxai.loop import fit
 from cfxai.nn.memory_format import convolve_fast
@@ -24,6 +26,9 @@ from cfxai.run.directory import Run, continue_command, environment, opened, show
 from cfxai.validation import Validation
 
 log = logging.getLogger("cfxai")
+
+AT_ONCE = 256
+"""Images of a forward pass through the classifier alone."""
 
 
 def train(cfg: DictConfig, directory: Path) -> float | None:
@@ -46,6 +51,7 @@ def train(cfg: DictConfig, directory: Path) -> float | None:
         data: Data = parts["data"]
         for note in data.notes:
             log.info("data: %s", note)
+        check_channels(cfg, data)
         write_atomically(directory / "manifest.csv", data.manifest_lock().to_csv(index=False).encode())
         classifier = obtain_classifier(parts, cfg, run, fabric)
         if cfg.method:
@@ -59,7 +65,7 @@ def train(cfg: DictConfig, directory: Path) -> float | None:
 def anchored(cfg: DictConfig) -> DictConfig:
     """The config with absolute paths, so that the run can be continued and judged from any directory."""
     cfg = cfg.copy()
-    for key in ("cache", "data.manifest", "classifier.weights"):
+    for key in ("cache", "data.manifest", "data.intensity.file", "classifier.weights"):
         if (path := OmegaConf.select(cfg, key)) is not None:
             OmegaConf.update(cfg, key, str(Path(path).absolute()))
     return cfg
@@ -73,6 +79,15 @@ def build(cfg: DictConfig) -> Parts:
         if cfg[name]:
             parts[name]
     return parts
+
+
+def check_channels(cfg: DictConfig, data: Data) -> None:
+    """Raises ConfigError if a network is made for other images than these."""
+    for name in ("classifier", "generator", "discriminator"):
+        channels = OmegaConf.select(cfg, f"{name}.channels")
+        if channels not in (None, data.channels):
+            there = data.channels
+            raise ConfigError(f"{name}.channels: is {channels}, but images have {there}; set {name}.channels={there}.")
 
 
 def begin(run: Run, cfg: DictConfig) -> None:
@@ -96,6 +111,7 @@ def train_method(parts: Parts, cfg: DictConfig, run: Run, fabric: Fabric, classi
         cfg.trainer.batch_size,
         seed=cfg.seed,
         balanced=cfg.trainer.balanced,
+        strata=conditions(method, data, fabric.device) if cfg.trainer.balanced_by == "condition" else None,
         augment=parts["augment"] if cfg.trainer.augment and cfg.augment else None,
     )
     fit(
@@ -116,6 +132,14 @@ def train_method(parts: Parts, cfg: DictConfig, run: Run, fabric: Fabric, classi
     for name, module in method.modules.items():
         tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
         write_atomically(run.weights / f"{name}.safetensors", to_bytes(tensors, {"step": str(state["step"])}))
+
+
+def conditions(method: Any, data: Data, device: torch.device) -> np.ndarray:
+    """The method's condition of every training image, e.g. the bin of the classifier's probability."""
+    if not hasattr(method, "condition_of"):
+        raise ConfigError(f"trainer.balanced_by: {method.name} knows no conditions; set trainer.balanced_by=label.")
+    images = torch.from_numpy(data.split("train").images).split(AT_ONCE)
+    return torch.cat([method.condition_of(part.to(device)).cpu() for part in images]).numpy()
 
 
 def objective(metrics: Mapping[str, Any]) -> float | None:

@@ -5,10 +5,13 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from torch import Tensor
 from toy import fabric, toy_batch, toy_coin, weights
 
 from cfxai import losses
+from cfxai.errors import ConfigError
 from cfxai.loop import train_step
+from cfxai.methods.coin import Coin
 from cfxai.protocols import Explainer, Method
 
 
@@ -97,10 +100,17 @@ def test_spectral_norms_move_in_the_discriminators_phase_only() -> None:
 
 @pytest.mark.parametrize(
     ("term", "function"),
-    [("kl", "consistency"), ("tv", "variation"), ("adv", "adversarial_generator"), ("rec", "l1"), ("minc", "l1")],
+    [
+        ("kl", "consistency"),
+        ("tv", "variation"),
+        ("adv", "adversarial_generator"),
+        ("rec", "l1"),
+        ("minc", "l1"),
+        ("features", "feature_matching"),
+    ],
 )
 def test_weight_zero_switches_a_term_off_uncomputed(monkeypatch: pytest.MonkeyPatch, term: str, function: str) -> None:
-    others = dict.fromkeys(("adv", "kl", "rec", "tv", "minc"), 1.0)
+    others = dict.fromkeys(("adv", "kl", "rec", "tv", "minc", "features"), 1.0)
     if function == "l1":
         others |= {"rec": 0.0, "minc": 0.0}
     coin = toy_coin(loss=others | {term: 0.0})
@@ -167,3 +177,134 @@ def test_the_learning_rate_falls_to_zero_at_the_end() -> None:
         return coin.optimizers["generator"].param_groups[0]["lr"]
 
     assert [rate(step) for step in (0, 5, 6, 9)] == pytest.approx([1, 1, 0.8, 0.2])
+
+
+class Echo(torch.nn.Module):
+    """A generator that adds a tenth of its condition to the image, and remembers the conditions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.tensor(0.1))
+        self.told: list[list[int]] = []
+
+    def forward(self, image: Tensor, condition: Tensor) -> Tensor:
+        return self.under(image, [condition])[0]
+
+    def under(self, image: Tensor, conditions: list[Tensor]) -> list[Tensor]:
+        self.told += [condition.tolist() for condition in conditions]
+        return [image * 0.8 + self.gain * c.view(-1, 1, 1, 1) for c in conditions]
+
+
+def exaggerating(**settings: Any) -> Coin:
+    """Singla's method between classes that `Reads` tells from an image's first pixel."""
+    coin = toy_coin(
+        loss={"reconstruct": "self"} | settings.pop("loss", {}),
+        generator=Echo(),
+        discriminator=Remembers(),
+        **({"direction": "both", "discriminate": "all", "condition": "wanted", "average": 0.0} | settings),
+    )
+    coin.classifier = Reads()
+    return coin
+
+
+class Reads(torch.nn.Module):
+    """p(abnormal) is the first pixel."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        p = image[:, 0, 0, 0].clamp(1e-6, 1 - 1e-6)
+        return torch.stack([(1 - p).log(), p.log()], 1)
+
+
+class Remembers(torch.nn.Module):
+    """A discriminator that remembers its conditions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(1.0))
+        self.told: list[list[int]] = []
+
+    def forward(self, image: Tensor, condition: Tensor) -> Tensor:
+        self.told.append(condition.tolist())
+        return self.weight * image.flatten(1).mean(1)
+
+
+def first_pixels(*values: float) -> dict[str, Tensor]:
+    image = torch.zeros(len(values), 1, 16, 16)
+    image[:, 0, 0, 0] = torch.tensor(values)
+    return {"image": image}
+
+
+def test_progressive_exaggeration_asks_every_image_for_the_opposite() -> None:
+    coin = exaggerating(bins=10)
+    list(coin.losses(first_pixels(0.03, 0.31, 0.97), 0))
+    now, opposite = [0, 3, 9], [9, 6, 0]
+    assert coin.generator.told == [opposite, now, now], "the counterfactual; the image kept; the way back"
+    assert coin.discriminator.told == [opposite, now, opposite], "the generator's verdict; real; fake"
+    task = coin._task(first_pixels(0.03, 0.31, 0.97)["image"])
+    torch.testing.assert_close(task.wanted[:, 1], torch.tensor([0.97, 0.69, 0.03]))
+
+
+@pytest.mark.parametrize(("condition", "told"), [("called", [0, 1, 1]), ("wanted", [0, 0, 0])])
+def test_inpainting_asks_abnormal_images_only_to_change(condition: str, told: list[int]) -> None:
+    coin = exaggerating(direction="normal", condition=condition, loss={"reconstruct": "change"})
+    list(coin.losses(first_pixels(0.3, 0.5, 0.97), 0))
+    assert coin.generator.told == [told, [0, 0, 0]], "the counterfactual; the cyclic term"
+    assert coin.discriminator.told == [[0, 0, 0], [0, 1, 1], [0, 0, 0]]
+
+
+def test_both_ways_lead_to_the_class_asked_for_and_leave_what_is_there_already() -> None:
+    coin = exaggerating()
+    image = first_pixels(0.2, 0.9)["image"]
+    for target, told in ((0, [0, 0]), (1, [1, 1])):
+        coin.generator.told.clear()
+        coin.generate(image, torch.full((2,), target))
+        assert coin.generator.told == [told]
+
+
+def test_the_reference_can_be_the_reconstruction() -> None:
+    coin = exaggerating(reference="reconstruction")
+    found = coin.generate(first_pixels(0.9)["image"], torch.tensor([0]))
+    assert found.image[0, 0, 5, 5].item() == pytest.approx(0.1), "told 1"
+    assert found.difference.min().item() == pytest.approx(0.05, rel=1e-5), "told 0: the blur of both is the same"
+
+
+def test_carl_needs_the_organ() -> None:
+    coin = toy_coin(loss={"distance": "carl"})
+    with pytest.raises(ConfigError, match="organ_masks"):
+        next(phases(coin))
+    batch = toy_batch(0) | {"organ": torch.zeros(8, 16, 16, dtype=torch.bool)}
+    assert "rec" in next(coin.losses(batch, 0))[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"direction": "both"}, "method.discriminate"),
+        ({"bins": 1}, "method.bins"),
+        ({"loss": {"reconstruct": "self"}}, "loss.reconstruct"),
+    ],
+)
+def test_contradictions_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        toy_coin(**settings)
+
+
+def test_both_ways_need_two_classes() -> None:
+    coin = exaggerating()
+    coin.classifier = lambda image: torch.zeros(len(image), 3)
+    with pytest.raises(ConfigError, match="2 classes"):
+        list(coin.losses(first_pixels(0.1), 0))
+
+
+def test_gradient_penalties_reach_the_discriminator() -> None:
+    coin = toy_coin(loss={"penalty": 2.0, "adversarial": "relativistic"})
+    terms = dict(phases(coin))["discriminator"]
+    assert set(terms) == {"d_pairs", "d_r1", "d_r2"}
+    coin.discriminator.zero_grad()
+    terms["d_r1"].backward()
+    assert all(p.grad is not None for name, p in coin.discriminator.named_parameters() if "original" in name)
+
+
+def test_conditions_are_the_bins_of_the_classifiers_probability() -> None:
+    coin = exaggerating(bins=4)
+    assert coin.condition_of(first_pixels(0.0, 0.24, 0.26, 0.5, 0.99, 1.0)["image"]).tolist() == [0, 0, 1, 2, 3, 3]

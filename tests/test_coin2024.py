@@ -24,18 +24,8 @@ from cfxai.nn.coin2024 import FUSIONS, UPSAMPLES, ConditionalBatchNorm, Discrimi
 GOLDEN = Path(__file__).parents[2] / "shared/golden"
 EXPERIMENT = CONF / "coin_kidney.yaml"
 
-# The paper's two configurations, as a user asks for them.
-PRESETS = {
-    "coin_synth": [],
-    "coin_tuh": [
-        "generator.upsample=bilinear",
-        "generator.spectral=false",
-        "discriminator.blocks=5",
-        "loss.kl=1.0",
-        "loss.tv=5e-5",
-        "loss.minc=0.0",
-    ],
-}
+# The recorded configurations, as a user asks for them.
+PRESETS = {"coin_synth": "coin2024", "coin_tuh": "coin2024_tuh", "singla_carl": "singla"}
 # Our loss terms -> the record's.
 TERMS = {
     "adv": "g_adv",
@@ -76,6 +66,8 @@ class Replay:
         with np.load(GOLDEN / f"coin_golden_{preset}.npz") as file:
             self.recorded = {key: torch.from_numpy(np.asarray(file[key])) for key in file if key != "preset"}
         self.image = self.recorded["x"].double()
+        self.organ = self.recorded["masks"][:, 1].bool()
+        self.organ_weighs = preset == "singla_carl"
         self.method = published(PRESETS[preset], recorded_classifier(self.state("before", "classifier_f/")))
         self.method.modules.double()
         self.method.classifier.double()
@@ -88,9 +80,15 @@ class Replay:
 
     def _train_step(self, step: int) -> None:
         seen: list[Tensor] = []
-        hook = self.method.generator.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
+        under = type(self.method.generator).under
+
+        def recorded_under(image: Tensor, conditions: list[Tensor]) -> list[Tensor]:
+            seen.extend(made := under(self.method.generator, image, conditions))
+            return made
+
+        self.method.generator.under = recorded_under
         terms, gradients, recorded = {}, {}, self.state(f"step{step}/grad")
-        for name, phase in self.method.losses({"image": self.image}, step):
+        for name, phase in self.method.losses({"image": self.image, "organ": self.organ}, step):
             optimizer = self.method.optimizers[name]
             optimizer.zero_grad()
             torch.stack(list(phase.values())).sum().backward()
@@ -100,10 +98,9 @@ class Replay:
                 gradients[plain(key)] = parameter.grad
                 parameter.grad = recorded[plain(key)].reshape(parameter.shape).to(parameter)
             optimizer.step()
-        hook.remove()
         self.terms.append(terms)
         self.gradients.append(gradients)
-        self.counterfactuals.append(seen[0])
+        self.counterfactuals.append(seen[0].detach())
 
     def state(self, when: str, network: str = "") -> dict[str, Tensor]:
         """What was recorded under `before`, `after` or `step0/grad`: generator and discriminator, under our names."""
@@ -129,9 +126,9 @@ def recorded_classifier(state: dict[str, Tensor]) -> ImageClassifier:
     return ImageClassifier(network, mean=[0.5], std=[0.5])
 
 
-def published(lines: list[str], classifier: nn.Module) -> Coin:
-    """What `compat=coin2024` with further overrides builds around a classifier."""
-    return Parts(compose(EXPERIMENT, ["compat=coin2024", *lines]), classifier=classifier)["method"]
+def published(compat: str, classifier: nn.Module) -> Coin:
+    """What `compat=…` builds around a classifier."""
+    return Parts(compose(EXPERIMENT, [f"compat={compat}"]), classifier=classifier)["method"]
 
 
 def ours(name: str) -> str:
@@ -180,7 +177,10 @@ def test_the_counterfactuals_are_the_published_ones(run: Replay, step: int) -> N
 
 @pytest.mark.parametrize("step", [0, 1])
 def test_every_loss_term_is_the_published_one(run: Replay, step: int) -> None:
-    terms, recorded = run.terms[step], {key: run.recorded[f"step{step}/loss/{name}"] for key, name in TERMS.items()}
+    terms, recorded = (
+        run.terms[step],
+        {key: run.recorded.get(f"step{step}/loss/{name}", 0) for key, name in TERMS.items()},
+    )
     assert terms.keys() == {key for key in TERMS if recorded[key] != 0 and (step == 0 or key.startswith("d_"))}
     for key, value in terms.items():
         halves = 2 if key.startswith("d_") else 1  # the record holds them before they are halved
@@ -189,7 +189,12 @@ def test_every_loss_term_is_the_published_one(run: Replay, step: int) -> None:
 
 @pytest.mark.parametrize("step", [0, 1])
 def test_every_gradient_is_the_published_one(run: Replay, step: int) -> None:
-    """To 5e-4: |x - x'| and ReLU have kinks, and the record's rounding puts a few pixels on their other side."""
+    """To 5e-4: |x - x'| and ReLU have kinks, and the record's rounding puts a few pixels on their other side.
+
+    To 1e-2 with CARL, where one pixel of a small organ weighs as much as twenty elsewhere: ours in float32 and in
+    float64 are 3e-2 apart.
+    """
+    tolerance = 1e-2 if run.organ_weighs else 5e-4
     recorded = run.state(f"step{step}/grad")
     assert run.gradients[step].keys() == recorded.keys()
     for network in ("generator", "discriminator"):
@@ -197,7 +202,7 @@ def test_every_gradient_is_the_published_one(run: Replay, step: int) -> None:
         # A gradient that is zero but for rounding, as of a bias before a normalisation, is held against the others.
         floor = 1e-3 * max((float(value.abs().max()) for value in named.values()), default=0.0)
         for key, value in named.items():
-            assert distance(run.gradients[step][key], value, floor) < 5e-4, key
+            assert distance(run.gradients[step][key], value, floor) < tolerance, key
 
 
 def test_the_weights_after_two_steps_are_the_published_ones(run: Replay) -> None:

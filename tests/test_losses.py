@@ -38,6 +38,40 @@ def test_adversarial(kind: Any) -> None:
     assert {k: v.item() for k, v in found.items()} == pytest.approx({"real": on_real, "fake": on_fake}, rel=1e-5)
 
 
+def test_relativistic_compares_every_real_with_every_fake_image() -> None:
+    gaps = np.array([[real - fake for fake in FAKE] for real in REAL])
+    generator = losses.adversarial_generator(tensor(FAKE), "relativistic", tensor(REAL))
+    assert generator.item() == pytest.approx(-np.log(sigmoid(-gaps)).mean(), rel=1e-5)
+    found = losses.adversarial_discriminator(tensor(REAL), tensor(FAKE), "relativistic")
+    assert {k: v.item() for k, v in found.items()} == pytest.approx({"pairs": -np.log(sigmoid(gaps)).mean()}, rel=1e-5)
+
+
+def test_the_gradient_penalty_of_a_quadratic_and_its_own_gradient() -> None:
+    image, slope = tensor(X).requires_grad_(), tensor(2.0, dtype=torch.float64, requires_grad=True)
+    penalty = losses.gradient_penalty((slope * image.square()).flatten(1).sum(1), image)
+    squares = (X**2).reshape(len(X), -1).sum(1)
+    assert penalty.item() == pytest.approx((2 * 2 * 2 * 2 * squares).mean(), rel=1e-5)  # (2 a x)^2
+    penalty.backward()
+    assert slope.grad is not None
+    assert slope.grad.item() == pytest.approx((2 * 4 * 2 * squares).mean(), rel=1e-5)  # d/da 4 a^2 x^2
+
+
+def test_carl_weighs_organ_and_rest_alike_whatever_their_size() -> None:
+    organ = np.zeros((3, 6, 5), bool)
+    organ[0, :2, :3], organ[1, 4, 4], organ[2, 1:] = True, True, True
+    change = np.abs(X - Y).sum(1)
+    expected = np.mean([change[i][organ[i]].mean() + change[i][~organ[i]].mean() for i in range(3)])
+    assert losses.carl(tensor(X), tensor(Y), tensor(organ)).item() == pytest.approx(expected, rel=1e-5)
+    nowhere = torch.zeros(3, 6, 5, dtype=torch.bool)
+    assert losses.carl(tensor(X), tensor(Y), nowhere).item() == pytest.approx(change.mean(), rel=1e-5)
+
+
+def test_feature_matching_compares_means() -> None:
+    found, wanted = RNG.normal(size=(4, 7)), RNG.normal(size=(6, 7))
+    expected = ((found.mean(0) - wanted.mean(0)) ** 2).mean()
+    assert losses.feature_matching(tensor(found), tensor(wanted)).item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_consistency_is_the_kl_divergence() -> None:
     logits, wanted = RNG.normal(size=(4, 3)), RNG.dirichlet(np.ones(3), 4)
     wanted[0] = [1, 0, 0]

@@ -27,12 +27,11 @@ def toy_coin(*, loss: Mapping[str, Any] | None = None, **settings: Any) -> Coin:
     with torch.no_grad():
         logits = classifier.eval()(toy_batch(0, 32)["image"])
         classifier.network.get_parameter("head.bias")[1] -= (logits[:, 1] - logits[:, 0]).median()
+    networks = {"generator": ResidualUNet(widths=(4, 8)), "discriminator": PatchDiscriminator(widths=(4, 8))}
     return Coin(
         classifier,
-        ResidualUNet(widths=(4, 8)),
-        discriminator=PatchDiscriminator(widths=(4, 8)),
         loss=CoinLoss(**(loss or {})),
-        **({"steps": 12, "learning_rate": 1e-2, "generator_every": 2, "average": 0.9} | settings),
+        **(networks | {"steps": 12, "learning_rate": 1e-2, "generator_every": 2, "average": 0.9} | settings),
     )
 
 

@@ -29,6 +29,7 @@ class Trainer:
     accelerator: str
     threads: int | None
     balanced: bool
+    balanced_by: str
     augment: bool
     validation_images: int
 
@@ -58,11 +59,23 @@ class Evaluation:
     batch_size: int
 
 
+@dataclass
+class Paper:
+    table: str | None
+    row: str | None
+    what: str | None
+    fid: float | None
+    cv: float | None
+    iou: float | None
+    attributors: dict[str, float]
+
+
 SECTIONS: dict[str, type] = {
     "run": Run,
     "trainer": Trainer,
     "classifier_training": ClassifierTraining,
     "evaluation": Evaluation,
+    "paper": Paper,
 }
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -99,6 +112,7 @@ RANGES: dict[str, Rule] = {
     "trainer.precision": _one_of(*PRECISIONS),
     "trainer.accelerator": _one_of(*ACCELERATORS),
     "trainer.threads": POSITIVE,
+    "trainer.balanced_by": _one_of("label", "condition"),
     "trainer.validation_images": POSITIVE,
     "classifier_training.steps": POSITIVE,
     "classifier_training.batch_size": POSITIVE,

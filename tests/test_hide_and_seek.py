@@ -1,0 +1,89 @@
+"""Which changes of a counterfactual are verified, and which undone, by a classifier that minds one place only."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from toy import toy_batch, toy_coin
+
+from cfxai.methods.hide_and_seek import HideAndSeek
+
+
+class Minds(nn.Module):
+    """Calls an image abnormal by the mean of its upper left quarter; sharper with `slope`."""
+
+    def __init__(self, slope: float = 20.0) -> None:
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, image: Tensor) -> Tensor:
+        evidence = self.slope * (image[..., :8, :8].flatten(1).mean(1) + 0.9)
+        return torch.stack([torch.zeros_like(evidence), evidence], 1)
+
+
+def lesions() -> tuple[Tensor, Tensor]:
+    """Two images with a lesion in the quarter that counts and two elsewhere; and all removed."""
+    healthy = torch.full((2, 1, 16, 16), -1.0)
+    image = healthy.clone()
+    image[:, :, 2:6, 2:6] = 1.0
+    image[:, :, 10:14, 10:14] = 1.0
+    image[:, :, 10:14, 2:6] = 0.0
+    return image, healthy
+
+
+def test_only_the_change_that_the_classifier_minds_stays() -> None:
+    image, healthy = lesions()
+    verified = HideAndSeek()(image, healthy, Minds())
+    expected = healthy.clone()
+    expected[:, :, 10:14] = image[:, :, 10:14]
+    assert torch.equal(verified, expected)
+
+
+def test_images_do_not_mix() -> None:
+    image, healthy = lesions()
+    image[1, :, 10:14] = -1.0  # the second one has no needless change
+    both = HideAndSeek()(image, healthy, Minds())
+    alone = [HideAndSeek()(image[i : i + 1], healthy[i : i + 1], Minds()) for i in (0, 1)]
+    assert torch.equal(both, torch.cat(alone))
+    assert torch.equal(both[1], healthy[1])
+
+
+def test_what_is_needed_only_together_stays() -> None:
+    """Of many faint changes none matters alone; undoing all would make the image abnormal again."""
+    image = torch.full((1, 1, 16, 16), -1.0)
+    image[..., :8:2, :8:2] = 0.0
+    healthy = torch.full_like(image, -1.0)
+    minds = Minds(slope=10.0)
+    assert minds(image).argmax(1) == 1
+    assert minds(healthy).argmax(1) == 0
+    assert torch.equal(HideAndSeek(gain=0.2)(image, healthy, minds), healthy)
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 10))
+def test_every_pixel_is_the_images_or_the_counterfactuals(threshold: float, gain: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    image, counterfactual = torch.rand(2, 3, 1, 16, 16, generator=generator) * 2 - 1
+    verified = HideAndSeek(threshold, gain)(image, counterfactual, Minds())
+    assert ((verified == image) | (verified == counterfactual)).all()
+    small = (image - counterfactual).abs() / 2 <= threshold
+    assert torch.equal(verified[small], counterfactual[small])
+
+
+def test_volumes_are_verified_too() -> None:
+    image = torch.full((1, 1, 4, 16, 16), -1.0)
+    image[..., 1:3, 2:6, 2:6] = 1.0
+    healthy = torch.full_like(image, -1.0)
+    assert torch.equal(HideAndSeek()(image, healthy, Minds()), healthy)
+
+
+def test_coin_verifies_what_it_generates() -> None:
+    asked: list[Tensor] = []
+
+    def take_back(image: Tensor, counterfactual: Tensor, classifier: nn.Module) -> Tensor:
+        asked.append(counterfactual)
+        return image
+
+    coin = toy_coin(verify=take_back)
+    image, normal = toy_batch(0)["image"], torch.zeros(8, dtype=torch.long)
+    assert torch.equal(coin.generate(image, normal).counterfactual, image)
+    assert len(asked) == 1
