@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from cfxai.judging import LesionFree, classifier_quality, judge, metric_factory
 from cfxai.nn.features import penultimate
 from cfxai.nn.weights import digest, load_weights
 from cfxai.protocols import NORMAL, Attributor, Explainer, Result
-from cfxai.report import classifier_line, tables, write_panels
+from cfxai.report import classifier_line, tables, write_cases, write_panels
 from cfxai.run.checkpoint import load_checkpoint, restore
 from cfxai.run.directory import Run, continue_command, locked, shown
 from cfxai.run.locate import locate
@@ -33,8 +33,8 @@ from cfxai.thresholds import extractors
 log = logging.getLogger("cfxai")
 
 APPLICABLE = (
-    "iou", "iou_ci", "dice", "pixel_auprc", "pointing_game", "flip_rate", "counterfactual_validity", "l1",
-    "normal_changed_area", "fid", "kid", "threshold", "seconds_per_image",
+    "iou", "iou_ci", "iou_per_case", "dice", "pixel_auprc", "pointing_game", "flip_rate", "counterfactual_validity",
+    "l1", "normal_changed_area", "fid", "kid", "threshold", "seconds_per_image",
 )  # fmt: skip
 """What every explainer has in metrics.json, null where it does not apply."""
 
@@ -141,6 +141,7 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
     )
 
     pictures: dict[str, dict[int, Result]] = {}
+    cases: dict[str, list[dict[str, Any]]] = {}
     masks = None
     for name, explainer in subjects.items():
         counterfactual = isinstance(explainer, Explainer)
@@ -157,6 +158,7 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
                 extractors=cuts, metrics=fresh_metrics, indices=chosen, batch_size=settings.batch_size,
                 show=show, keep_masks=counterfactual and name != CEILING, tick=tick,
             )  # fmt: skip
+        cases[name] = judged.metrics.pop("cases", None) or []
         found = {**dict.fromkeys(APPLICABLE), **judged.metrics}
         if name == CEILING:
             metrics[CEILING] = found
@@ -168,7 +170,7 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
         pictures[name] = judged.shown
         if counterfactual:
             metrics["cf_threshold"], masks = found["threshold"], judged.masks
-    write_evaluation(run, metrics, pictures, data, dataset, masks)
+    write_evaluation(run, metrics, pictures, cases, data, dataset, masks)
     return metrics
 
 
@@ -194,6 +196,7 @@ def write_evaluation(
     run: Run,
     metrics: dict[str, Any],
     pictures: Mapping[str, Mapping[int, Result]],
+    cases: Mapping[str, Sequence[Mapping[str, Any]]],
     data: Data,
     dataset: Dataset,
     masks: np.ndarray | None,
@@ -209,6 +212,8 @@ def write_evaluation(
         write_panels(scratch / "panels", main, pictures, dataset.ids, caption)
     if masks is not None:
         data.export_masks("test", masks, scratch / "masks")
+    if any(cases.values()):
+        write_cases(scratch / "cases.csv", cases)
     (scratch / "metrics.json").write_text(json.dumps(metrics, indent=1))
     if run.evaluation.exists():
         number = next(n for n in count(1) if not (run.directory / f"evaluation-{n}").exists())
@@ -221,5 +226,7 @@ def write_evaluation(
     log.info("metrics  %s", shown(run.evaluation / "metrics.json"))
     if (overview := run.evaluation / "panels/overview.png").is_file():
         log.info("panels   %s", shown(overview))
+    if (per_case := run.evaluation / "cases.csv").is_file():
+        log.info("cases    %s", shown(per_case))
     if masks is not None:
         log.info("masks    %s", shown(run.evaluation / "masks"))

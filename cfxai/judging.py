@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cfxai.config.build import Parts
 from cfxai.data.dataset import Dataset
+from cfxai.data.geometry import Axis
 from cfxai.masks.threshold import Threshold
 from cfxai.metrics.classification import ClassifierQuality
 from cfxai.metrics.realism import Realism
@@ -125,6 +126,7 @@ def judge(
         seconds += spent
         before = probabilities(classifier, batch["image"])
         after = probabilities(classifier, counterfactual.counterfactual) if counterfactual is not None else None
+        cases, voxels = zip(*(_case(dataset, index) for index in chosen), strict=True)
         for name, extract in extractors.items():
             result = Result(
                 image=batch["image"],
@@ -136,6 +138,8 @@ def judge(
                 truth=batch.get("mask"),
                 counterfactual=counterfactual,
                 counterfactual_probability=after,
+                case=cases,
+                voxel_mm3=voxels,
             )
             for metric in measured[name].values():
                 metric.update(result)
@@ -156,8 +160,21 @@ def judge(
 
 def _segmentation(block: Mapping[str, Any]) -> dict[str, Any]:
     """The metrics that depend on the threshold."""
-    names = ("iou", "iou_ci", "dice", "precision", "recall", "iou_per_image", "normal_changed_area")
+    names = ("iou", "iou_ci", "dice", "precision", "recall", "iou_per_image", "iou_per_case", "normal_changed_area")
     return {name: block[name] for name in names if name in block}
+
+
+def _case(dataset: Dataset, index: int) -> tuple[str, float | None]:
+    """The volume that an image is or comes from, and how many mm³ a pixel stands for; of a picture, patient and None.
+
+    The determinant of a volume's affine is the size of its voxels, whichever way the slices were cut.
+    """
+    source = dataset.origin.sources[index]
+    geometry = dataset.origin.geometry.get(source, {})
+    if geometry.get("affine") is None:
+        return dataset.groups[index], None
+    voxel = abs(np.linalg.det(np.asarray(geometry["affine"])[:3, :3]))
+    return source, float(voxel * np.prod([Axis(**axis).step for axis in geometry["axes"]]))
 
 
 def _single(result: Result, position: int) -> Result:
@@ -177,4 +194,6 @@ def _single(result: Result, position: int) -> Result:
         truth=one(result.truth),
         counterfactual=None if cf is None else Counterfactual(one(cf.image), one(cf.counterfactual), one(cf.target)),
         counterfactual_probability=one(result.counterfactual_probability),
+        case=result.case and (result.case[position],),
+        voxel_mm3=result.voxel_mm3 and (result.voxel_mm3[position],),
     )

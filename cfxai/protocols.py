@@ -47,6 +47,8 @@ class Result:
         truth: [b *spatial] lesion mask; None when the data set has none.
         counterfactual: None for attributors.
         counterfactual_probability: [b k], the classifier's softmax on the counterfactual; None for attributors.
+        case: the volume that each image is or is a slice of; of pictures, the patient. None = the patients.
+        voxel_mm3: what a pixel of each image stands for (of a slice, area times thickness), mm³; None where unknown.
     """
 
     image: Image
@@ -58,6 +60,8 @@ class Result:
     truth: Mask | None = None
     counterfactual: Counterfactual | None = None
     counterfactual_probability: Logits | None = None
+    case: tuple[str, ...] | None = None
+    voxel_mm3: tuple[float | None, ...] | None = None
 
 
 @runtime_checkable

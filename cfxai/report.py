@@ -1,15 +1,16 @@
-"""What an evaluation shows: the table on the terminal and the pictures of patients."""
+"""What an evaluation shows: the table on the terminal, the table of cases and the pictures of patients."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from rich.table import Table
 from torch import Tensor
 
 from cfxai.protocols import Result
-from cfxai.viz import Picture, agreement, grey, middle, panel
+from cfxai.viz import Picture, agreement, cut, grey, panel, telling_slice
 
 LOCALISATION = {
     "IoU [95 % CI]": lambda m: _interval(m["iou"], m["iou_ci"]),
@@ -65,30 +66,41 @@ def classifier_line(metrics: Mapping[str, Any]) -> str:
 
 
 def case_row(name: str, result: Result, maps: Mapping[str, Tensor]) -> dict[str, Picture]:
-    """The pictures of one image: x, x_cf, |x - x_cf|, mask against truth, and the saliency maps `maps`."""
-    image = result.image[0].numpy()
-    row: dict[str, Picture] = {"x": grey(image)}
+    """The pictures of one image: x, x_cf, |x - x_cf|, mask against truth, and the saliency maps `maps`.
+
+    A volume shows one slice, `shown_slice`.
+    """
+    number = shown_slice(result)
+    row: dict[str, Picture] = {"x": grey(result.image[0].numpy(), number)}
     if result.counterfactual is not None:
-        row["x_cf"] = grey(result.counterfactual.counterfactual[0].numpy())
-        row["|x - x_cf|"] = middle(result.counterfactual.difference[0].numpy())
-    mask = result.mask[0].numpy()
-    truth = result.truth[0].numpy() if result.truth is not None else None
-    row["mask"] = middle(mask).astype(np.float32)
-    if truth is not None:
-        row["truth"] = middle(truth).astype(np.float32)
-        row["hit, false, missed"] = agreement(image, mask, truth)
+        row["x_cf"] = grey(result.counterfactual.counterfactual[0].numpy(), number)
+        row["|x - x_cf|"] = cut(result.counterfactual.difference[0].numpy(), number)
+    mask = cut(result.mask[0].numpy(), number)
+    row["mask"] = mask.astype(np.float32)
+    if result.truth is not None:
+        truth = cut(result.truth[0].numpy(), number)
+        row["truth"] = truth.astype(np.float32)
+        row["hit, false, missed"] = agreement(row["x"], mask, truth)
     for attributor, saliency in maps.items():
-        row[f"~{attributor}"] = middle(saliency[0].numpy())
+        row[f"~{attributor}"] = cut(saliency[0].numpy(), number)
     return row
 
 
+def shown_slice(result: Result) -> int | None:
+    """The slice of a volume with most lesion, else with most mask, else the middle one; None for 2-D images."""
+    marked = [mask[0].numpy() for mask in (result.truth, result.mask) if mask is not None]
+    return telling_slice(*marked)
+
+
 def case_title(result: Result) -> str:
-    """Patient, label, and the classifier's probability of abnormal before and after."""
+    """Patient, label, the classifier's probability of abnormal before and after, and which slice of a volume it is."""
     label = "abnormal" if int(result.label[0]) else "normal"
     before = 1 - float(result.probability[0, 0])
     text = f"{result.group[0]}\n{label}, p {before:.2f}"
     if result.counterfactual_probability is not None:
         text += f" → {1 - float(result.counterfactual_probability[0, 0]):.2f}"
+    if (number := shown_slice(result)) is not None:
+        text += f"\nslice {number + 1} of {result.mask.shape[1]}"
     return text
 
 
@@ -109,6 +121,12 @@ def write_panels(
     overview = directory / "overview.png"
     panel(overview, rows, titles=titles, caption=caption)
     return [overview, *paths]
+
+
+def write_cases(path: Path, cases: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """A CSV with a row for each explainer and case; see `Segmentation` for the columns."""
+    table = pd.DataFrame([{"explainer": name, **case} for name, rows in cases.items() for case in rows])
+    table.to_csv(path, index=False)
 
 
 def _title(metrics: Mapping[str, Any]) -> str:

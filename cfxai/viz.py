@@ -5,7 +5,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -19,27 +19,36 @@ HIT, FALSE, MISSED = (0.0, 0.62, 0.45), (0.84, 0.37, 0.0), (0.94, 0.89, 0.26)
 Picture = Float[ndarray, "h w *rgb"]
 
 
-def grey(image: Float[ndarray, "c *spatial"]) -> Picture:
-    """[-1, 1] to a displayable [0, 1] slice: RGB stays colour, a volume shows its middle slice."""
+def telling_slice(*masks: Bool[ndarray, "*spatial"]) -> int | None:
+    """The slice of a volume to look at: where the first mask that marks anything marks most, or the middle one.
+
+    None for images of two axes, which have no slices.
+    """
+    if masks[0].ndim == 2:
+        return None
+    areas = [mask.sum((1, 2)) for mask in masks if mask.any()]
+    return int(areas[0].argmax()) if areas else len(masks[0]) // 2
+
+
+def cut(values: Shaped[ndarray, "*spatial"], number: int | None) -> Shaped[ndarray, "h w"]:
+    """A map, or the slice of that number of a volume's map."""
+    return values if number is None else values[number]
+
+
+def grey(image: Float[ndarray, "c *spatial"], number: int | None = None) -> Picture:
+    """[-1, 1] to a displayable [0, 1]: three channels are colours, of others the middle one is shown.
+
+    A volume shows the slice of that number.
+    """
     shown = np.clip((np.asarray(image, np.float32) + 1) / 2, 0, 1)
-    if shown.ndim == 4:
-        shown = shown[:, shown.shape[1] // 2]
-    return np.moveaxis(shown, 0, -1) if shown.shape[0] == 3 else shown[0]
+    slices = [cut(channel, number) for channel in shown]
+    return np.stack(slices, -1) if len(slices) == 3 else slices[len(slices) // 2]
 
 
-def middle(saliency: ndarray) -> ndarray:
-    """A map as a slice: a volume's middle one."""
-    return saliency[saliency.shape[0] // 2] if saliency.ndim == 3 else saliency
-
-
-def agreement(
-    image: Float[ndarray, "c *spatial"], mask: Bool[ndarray, "*spatial"], truth: Bool[ndarray, "*spatial"]
-) -> Picture:
-    """The image with hits in green, false alarms in orange and missed lesion in yellow."""
-    base = grey(image)
-    rgb = base.copy() if base.ndim == 3 else np.repeat(base[..., None], 3, -1)
-    m, t = middle(mask), middle(truth)
-    for where, colour in ((m & t, HIT), (m & ~t, FALSE), (~m & t, MISSED)):
+def agreement(picture: Picture, mask: Bool[ndarray, "h w"], truth: Bool[ndarray, "h w"]) -> Float[ndarray, "h w 3"]:
+    """A picture with hits in green, false alarms in orange and missed lesion in yellow."""
+    rgb = picture.copy() if picture.ndim == 3 else np.repeat(picture[..., None], 3, -1)
+    for where, colour in ((mask & truth, HIT), (mask & ~truth, FALSE), (~mask & truth, MISSED)):
         rgb[where] = 0.35 * rgb[where] + 0.65 * np.asarray(colour)
     return rgb
 

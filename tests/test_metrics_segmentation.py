@@ -1,6 +1,7 @@
 """Segmentation metrics against slow counts, one pixel at a time."""
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,45 @@ def test_an_abnormal_image_without_lesion_pixels_counts_its_false_positives() ->
     mask = torch.ones_like(truth)
     found = measured(result(mask.float(), mask, truth, [1, 1], ["a", "b"]))
     assert (found["iou"], found["precision"], found["recall"], found["iou_per_image"]) == (0.5, 0.5, 1.0, 0.5)
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 10**6), split=st.integers(1, 11))
+def test_cases_are_those_of_whole_volumes(seed: int, split: int) -> None:
+    """Twelve slices of three volumes, in any batches, against the stacked volumes."""
+    slices = random_result(seed, n=12, size=(4, 3))
+    volume = [f"scan-{i % 3}" for i in range(12)]
+    size = {"scan-0": 2.5, "scan-1": 0.5, "scan-2": None}
+    batches = []
+    for chosen in (slice(0, split), slice(split, 12)):
+        part = result(
+            *(x[chosen] for x in (slices.saliency, slices.mask, slices.truth)),
+            slices.label[chosen].tolist(),
+            list(slices.group[chosen]),
+        )
+        names = tuple(volume[chosen])
+        batches.append(replace(part, case=names, voxel_mm3=tuple(size[name] for name in names)))
+    rows = {row["case"]: row for row in measured(*batches)["cases"]}
+    assert list(rows) == ["scan-0", "scan-1", "scan-2"]
+    ious = []
+    for k, (name, row) in enumerate(rows.items()):
+        mask, truth = slices.mask[k::3].numpy(), slices.truth[k::3].numpy()
+        union, abnormal = (mask | truth).sum(), int(slices.label[k::3].max())
+        iou = (mask & truth).sum() / union if union else None
+        assert (row["label"], row["images"]) == (abnormal, 4)
+        assert row["iou"] == (None if iou is None else pytest.approx(iou))
+        assert row["dice"] == (
+            None if iou is None else pytest.approx(2 * (mask & truth).sum() / (mask.sum() + truth.sum()))
+        )
+        for key, volume_of in (("lesion_mm3", truth), ("found_mm3", mask)):
+            assert row[key] == (None if size[name] is None else pytest.approx(volume_of.sum() * size[name]))
+        ious += [iou] if abnormal and iou is not None else []
+    assert measured(*batches)["iou_per_case"] == (pytest.approx(np.mean(ious)) if ious else None)
+
+
+def test_without_known_volumes_a_case_is_a_patient() -> None:
+    rows = measured(random_result(1))["cases"]
+    assert [(row["case"], row["images"], row["lesion_mm3"]) for row in rows] == [(f"p{k}", 2, None) for k in range(4)]
 
 
 def test_volumes_and_batches_do_not_change_the_result() -> None:

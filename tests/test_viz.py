@@ -1,5 +1,6 @@
 """Pictures: what is drawn where, for grey and colour images and volumes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 from cfxai.protocols import Counterfactual, Result
 from cfxai.report import case_row, case_title, write_panels
-from cfxai.viz import FALSE, HIT, MISSED, agreement, grey, middle, panel
+from cfxai.viz import FALSE, HIT, MISSED, agreement, grey, panel, telling_slice
 
 
 def result(shape: tuple[int, ...] = (1, 8, 8), *, counterfactual: bool = True, truth: bool = True) -> Result:
@@ -33,17 +34,47 @@ def test_images_become_displayable() -> None:
     assert grey(np.full((1, 4, 5), -1.0, np.float32)).max() == 0
     assert grey(np.full((1, 4, 5), 3.0, np.float32)).min() == 1
     assert grey(np.zeros((3, 4, 5), np.float32)).shape == (4, 5, 3)
+    assert grey(np.linspace(-1, 1, 5, dtype=np.float32)[:, None, None]).item() == 0.5, (
+        "the middle of neighbouring slices"
+    )
     volume = np.stack([np.full((4, 5), v, np.float32) for v in (-1, 0, 1)])[None]
-    assert (grey(volume) == 0.5).all()
-    assert middle(volume[0]).max() == 0
+    assert [grey(volume, number).mean() for number in range(3)] == [0, 0.5, 1]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_agreement_colours_hits_false_alarms_and_misses(channels: int) -> None:
-    image = np.full((channels, 2, 2), -1.0, np.float32)
-    drawn = agreement(image, np.array([[True, True], [False, False]]), np.array([[True, False], [True, False]]))
+    picture = grey(np.full((channels, 2, 2), -1.0, np.float32))
+    drawn = agreement(picture, np.array([[True, True], [False, False]]), np.array([[True, False], [True, False]]))
     expected = [[HIT, FALSE], [MISSED, (0, 0, 0)]]
     np.testing.assert_allclose(drawn, 0.65 * np.array(expected), atol=1e-6)
+
+
+def test_of_a_volume_the_slice_with_most_lesion_is_shown() -> None:
+    truth, mask = np.zeros((6, 4, 4), bool), np.zeros((6, 4, 4), bool)
+    assert telling_slice(truth, mask) == 3, "the middle, when nothing is marked"
+    mask[1, 0, 0] = True
+    assert telling_slice(truth, mask) == 1
+    truth[4, :2, :2] = truth[5, 0, 0] = True
+    assert telling_slice(truth, mask) == 4
+    assert telling_slice(truth[4], mask[4]) is None, "a picture has no slices"
+
+
+def test_every_picture_of_a_volume_is_of_one_slice_which_the_title_names() -> None:
+    volume = replace(result((1, 6, 8, 8)), truth=torch.zeros(1, 6, 8, 8, dtype=torch.bool))
+    volume.truth[0, 4, 2:5, 2:5] = True
+    row = case_row("coin", volume, {"rise": volume.saliency})
+    assert volume.counterfactual is not None
+    expected = {
+        "x": (volume.image[0, 0, 4] + 1) / 2,
+        "x_cf": (volume.counterfactual.counterfactual[0, 0, 4] + 1) / 2,
+        "|x - x_cf|": volume.counterfactual.difference[0, 4],
+        "mask": volume.mask[0, 4],
+        "truth": volume.truth[0, 4],
+        "~rise": volume.saliency[0, 4],
+    }
+    for name, picture in expected.items():
+        np.testing.assert_allclose(row[name], picture.numpy(), atol=1e-6)
+    assert case_title(volume) == "patient 7\nabnormal, p 0.75 → 0.25\nslice 5 of 6"
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (1, 6, 8, 8)])

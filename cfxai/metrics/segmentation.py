@@ -1,10 +1,12 @@
 """How well a map finds the lesion."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import average_precision_score
 
+from cfxai.metrics.cases import Case
 from cfxai.protocols import Result
 
 PIXELS_PER_IMAGE = 2**16  # that enter the precision-recall curve: all of a 256 x 256 image, a sample of a volume
@@ -21,6 +23,11 @@ class Segmentation:
     mean share of pixels in the mask on normal images. None where nothing defines a value: all but the last without
     lesion masks.
 
+    `cases` has a row for each volume (a patient, where images are pictures), pooled over all of its images that were
+    judged, normal ones too: `case`, `label`, `images`, `iou`, `dice`, and the volume of the lesion and of the mask,
+    `lesion_mm3` and `found_mm3`, where voxel sizes are known. `iou_per_case` is the mean of their `iou` over abnormal
+    cases. Attributors are not asked about normal images: theirs have the abnormal ones alone.
+
     Args:
         resamples: bootstrap samples.
         seed: of the bootstrap.
@@ -34,17 +41,23 @@ class Segmentation:
         self.truths: list[np.ndarray] = []
         self.hits: list[float] = []
         self.normal_areas: list[float] = []
+        self.cases: dict[str, Case] = {}
 
     def update(self, result: Result) -> None:
-        abnormal = (result.label > 0).cpu().numpy()
+        label = result.label.cpu().numpy()
         self.normal_areas += result.mask[result.label == 0].flatten(1).float().mean(1).tolist()
         if result.truth is None:
             return
         maps = [x.flatten(1).cpu().numpy() for x in (result.saliency, result.mask, result.truth)]
-        for i in np.flatnonzero(abnormal):
+        for i in range(len(label)):
             saliency, mask, truth = (x[i] for x in maps)
+            counts = np.array([(mask & truth).sum(), (mask & ~truth).sum(), (~mask & truth).sum()])
+            name, voxel_mm3 = (result.case or result.group)[i], result.voxel_mm3[i] if result.voxel_mm3 else None
+            self.cases.setdefault(name, Case(name, voxel_mm3)).add(int(label[i]), counts)
+            if label[i] == 0:
+                continue
             self.groups.append(result.group[i])
-            self.counts.append(np.array([(mask & truth).sum(), (mask & ~truth).sum(), (~mask & truth).sum()]))
+            self.counts.append(counts)
             if truth.any():
                 self.hits.append(_pointing(saliency, truth))
             if saliency.size > PIXELS_PER_IMAGE:
@@ -53,7 +66,7 @@ class Segmentation:
             self.scores.append(saliency)
             self.truths.append(truth)
 
-    def compute(self) -> dict[str, float | list[float] | None]:
+    def compute(self) -> dict[str, Any]:
         counts = np.array(self.counts, dtype=np.int64).reshape(-1, 3)
         tp, fp, fn = (int(n) for n in counts.sum(0))
         per_image = [_ratio(t, t + p + n) for t, p, n in counts.tolist()]
@@ -64,9 +77,11 @@ class Segmentation:
             "precision": _ratio(tp, tp + fp),
             "recall": _ratio(tp, tp + fn),
             "iou_per_image": _mean([iou for iou in per_image if iou is not None]),
+            "iou_per_case": _mean([c.iou for c in self.cases.values() if c.label and c.iou is not None]),
             "pixel_auprc": self._average_precision(),
             "pointing_game": _mean(self.hits),
             "normal_changed_area": _mean(self.normal_areas),
+            "cases": [case.row() for case in self.cases.values()] or None,
         }
 
     def _interval(self, counts: np.ndarray) -> list[float] | None:
