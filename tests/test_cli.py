@@ -1,82 +1,23 @@
-"""The two commands as users type them. Training and evaluation are stand-ins; few tests start a process."""
+"""Starting runs from the command line, and what goes wrong. Training is a stand-in; few tests start a process."""
 
-import csv
-import json
 import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from command_line import EXPERIMENT, ROOT, complaint, exit_code, stand_in_project, tool
+from omegaconf import OmegaConf
 
 from cfxai.cli import commands as cli
 from cfxai.config.catalogue import groups
-from cfxai.errors import CfxError, ConfigError, DataError, NumericsError, Preempted
-from cfxai.run.locate import discard_empty, locate, reserve
+from cfxai.errors import CfxError, ConfigError, DataError, NumericsError
+from cfxai.run.locate import discard_empty, reserve
 
-ROOT = Path(__file__).parents[1]
-
-EXPERIMENT = """\
-defaults: [base, _self_]
-method: {_target_: cfxai.methods.coin.Coin}
-data: {_target_: cfxai.data.dataset.Data, size: 64}
-classifier: {_target_: cfxai.nn.Net}
-loss: {kl: 1.0, tv: 0.1}
-"""
-
-FAILURES: dict[int, Callable[[], BaseException]] = {
-    13: lambda: NumericsError("loss.kl is NaN at step 3."),
-    14: lambda: Preempted("saved at step 3."),
-    15: KeyboardInterrupt,
-    16: lambda: ZeroDivisionError("a bug"),
-}
-
-
-def train(cfg: DictConfig, directory: Path) -> float:
-    """A run whose seed decides how it ends."""
-    (directory / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
-    if cfg.seed in FAILURES:
-        raise FAILURES[cfg.seed]()
-    return float(cfg.loss.kl + cfg.seed)
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with `small.yaml` to stand in, and stand-ins for the drivers."""
-    training: Any = ModuleType("cfxai.training")
-    training.train = train
-    monkeypatch.setitem(sys.modules, "cfxai.training", training)
-    monkeypatch.chdir(tmp_path)
-    Path("small.yaml").write_text(EXPERIMENT)
-    return tmp_path
-
-
-def exit_code(line: str, command: Callable[[list[str]], int] = cli.train_command) -> int:
-    try:
-        return command(line.split())
-    except CfxError as error:
-        return error.exit_code
-
-
-def complaint(line: str, command: Callable[[list[str]], int] = cli.train_command) -> str:
-    with pytest.raises(ConfigError) as caught:
-        command(line.split())
-    return str(caught.value)
-
-
-def tool(name: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "tools" / f"{name}.py"), *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120)
-
-
-# --- new runs
+project = pytest.fixture(stand_in_project)
 
 
 @pytest.mark.parametrize(
@@ -174,173 +115,17 @@ def test_mistaken_commands(project: Path, line: str, said: str) -> None:
     assert said in complaint(line)
 
 
-# --- sweeps
+def test_a_run_that_fails_before_it_learned_anything_leaves_no_directory(tmp_path: Path) -> None:
+    (tmp_path / "short" / "classifier").mkdir(parents=True)
+    discard_empty(tmp_path / "short")
+    assert not (tmp_path / "short").exists()
+    (tmp_path / "long" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "long" / "checkpoints" / "last.ckpt").touch()
+    discard_empty(tmp_path / "long")
+    assert (tmp_path / "long").exists()
 
 
-def test_a_sweep_gathers_its_jobs_in_a_table(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code("-c small.yaml -m loss.kl=0.5,1 seed=1,2 loss.tv=0") == 0
-    with Path("runs/small/sweep.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["loss.kl"], row["seed"], float(row["objective"])) for row in rows] == [
-        ("0.5", "1", 1.5),
-        ("0.5", "2", 2.5),
-        ("1", "1", 2.0),
-        ("1", "2", 3.0),
-    ]
-    assert "loss.tv" not in rows[0]  # the same in every job
-    assert [Path(row["directory"]) for row in rows] == [Path(f"runs/small/{number}") for number in range(4)]
-    assert all((Path(row["directory"]) / "config.yaml").is_file() for row in rows)
-    assert "objective" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("seed", "code", "jobs"), [(13, 4, 3), (16, 1, 3), (14, 5, 2), (15, 130, 2)])
-def test_a_failing_job_is_named_and_the_others_go_on(project: Path, seed: int, code: int, jobs: int) -> None:
-    """Only preemption and interruption end the sweep."""
-    assert exit_code(f"-c small.yaml -m seed=1,{seed},2") == code
-    with Path("runs/small/sweep.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == jobs
-    assert [bool(row["error"]) for row in rows] == [False, True, False][:jobs]
-    assert json.loads(Path("runs/small/1/outcome.json").read_text()).get("exit_code", 130) == code
-
-
-def test_a_plugin_that_is_not_installed(project: Path) -> None:
-    assert ".[sweep]" in complaint("-c small.yaml -m hydra/launcher=nowhere seed=1,2")
-
-
-def test_a_sweep_that_hydra_refuses_leaves_no_directory(project: Path) -> None:
-    assert "BasicSweeper does not support" in complaint("-c small.yaml -m loss.kl=interval(0.1,5)")
-    assert not list(Path("runs").iterdir())
-
-
-# --- continuing
-
-
-def test_a_run_is_continued_as_it_was_configured(project: Path) -> None:
-    exit_code("-c small.yaml seed=3")
-    assert exit_code("-cp runs/small trainer.steps=99 evaluation.tau=0.5") == 0
-    saved: Any = OmegaConf.load("runs/small/config.yaml")
-    assert (saved.seed, saved.trainer.steps, saved.evaluation.tau) == (3, 99, 0.5)
-    assert [path.name for path in Path("runs").iterdir()] == ["small"]
-
-
-def test_settings_newer_than_the_run_have_their_defaults(project: Path) -> None:
-    exit_code("-c small.yaml")
-    file = Path("runs/small/config.yaml")
-    saved: Any = OmegaConf.load(file)
-    del saved.trainer["log_every"]
-    OmegaConf.save(saved, file)
-    assert exit_code("-cp runs/small") == 0
-    assert "log_every" in file.read_text()
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("-cp runs/smal", "no such run; did you mean runs/small?"),
-        ("-cp small.yaml", "is not a run"),
-        ("-cp runs/sweep", "is a sweep; name one of its runs: runs/sweep/0, runs/sweep/1"),
-        ("-cp runs/small seed=4", "only trainer.* and evaluation.* can change"),
-        ("-cp runs/small trainer={steps:4}", "only trainer.* and evaluation.* can change"),
-        ("-cp runs/small trainer.stepz=4", "trainer.stepz: no such key; did you mean trainer.steps?"),
-        ("-cp runs/small trainer.steps=abc", "trainer.steps: expected a whole number, got 'abc'"),
-        ("-cp runs/small trainer.steps=0", "trainer.steps: must be more than 0"),
-        ("-cp runs/small -m", "-cp continues one run"),
-        ("-cp runs/small/checkpoints/best.ckpt", "continues from its last checkpoint; name the run: -cp runs/small"),
-    ],
-)
-def test_what_cannot_be_continued(project: Path, line: str, said: str) -> None:
-    exit_code("-c small.yaml")
-    for job in "01":
-        Path("runs/sweep", job).mkdir(parents=True)
-        Path("runs/sweep", job, "config.yaml").touch()
-    Path("runs/small/checkpoints").mkdir()
-    Path("runs/small/checkpoints/best.ckpt").touch()
-    assert said in complaint(line)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "a: [1",
-        "a: !!python/object/apply:os.system [x]",
-        "method: {_target_: os.system}",
-        "trainer: {stepz: 1}",
-        "- 1",
-    ],
-)
-def test_a_damaged_config_is_refused(project: Path, text: str) -> None:
-    exit_code("-c small.yaml")
-    Path("runs/small/config.yaml").write_text(text)
-    assert exit_code("-cp runs/small") == 2
-
-
-def test_a_path_inside_a_run_names_the_run(project: Path) -> None:
-    exit_code("-c small.yaml")
-    checkpoints = Path("runs/small/checkpoints")
-    checkpoints.mkdir()
-    (checkpoints / "last.ckpt").touch()
-    assert locate(checkpoints / "last.ckpt") == (Path("runs/small"), checkpoints / "last.ckpt")
-    assert locate(checkpoints) == locate(Path("runs/small")) == (Path("runs/small"), None)
-    assert exit_code(f"-cp {checkpoints / 'last.ckpt'}") == 0
-
-
-# --- evaluation
-
-
-@pytest.fixture
-def evaluated(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, dict[str, Any]]]:
-    """Calls of a stand-in for `evaluate`, with a run to evaluate at hand."""
-    calls: list[tuple[Path, dict[str, Any]]] = []
-    evaluation: Any = ModuleType("cfxai.evaluation")
-    evaluation.evaluate = lambda path, **options: calls.append((path, options))
-    monkeypatch.setitem(sys.modules, "cfxai.evaluation", evaluation)
-    exit_code("-c small.yaml")
-    return calls
-
-
-def test_what_is_not_said_is_left_to_the_run(evaluated: list[tuple[Path, dict[str, Any]]]) -> None:
-    assert exit_code("-cp runs/small", cli.evaluate_command) == 0
-    ((path, options),) = evaluated
-    assert path == Path("runs/small")
-    assert set(options.values()) == {None}
-
-
-def test_short_and_long_flags(evaluated: list[tuple[Path, dict[str, Any]]]) -> None:
-    exit_code("-cft 0.25 -t 0.9 -pcf -st 0.9 -sf -at rise layer_cam -cp runs/small", cli.evaluate_command)
-    long = "--run runs/small --cf-threshold 0.25 --tau 0.9 --postprocess --saliency-threshold 0.9 --skip-fid"
-    exit_code(f"{long} --attributors rise layer_cam", cli.evaluate_command)
-    exit_code("-cp runs/small -cft auto -at all", cli.evaluate_command)
-    (_, short), (_, spelt_out), (_, everything) = evaluated
-    assert short == spelt_out
-    assert short == {
-        "cf_threshold": 0.25,
-        "tau": 0.9,
-        "postprocess": True,
-        "saliency_threshold": 0.9,
-        "skip_fid": True,
-        "attributors": ["rise", "layer_cam"],
-    }
-    assert (everything["cf_threshold"], everything["attributors"]) == ("auto", list(groups()["attribution"]))
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("", "name a run: python tools/eval_counterfactual.py -cp"),
-        ("-cp runs/smal", "no such run; did you mean runs/small?"),
-        ("-cp runs/small -cft 1.5", "-cft/--cf-threshold: must be between 0 and 1, got 1.5"),
-        ("-cp runs/small -cft aut", "-cft/--cf-threshold: expected a number, got 'aut'"),
-        ("-cp runs/small -at rize", "-at rize: no such attributor; did you mean rise?"),
-        ("-cp runs/small --taw 1", "--taw: no such flag; did you mean --tau?"),
-    ],
-)
-def test_mistaken_evaluations(evaluated: list[tuple[Path, dict[str, Any]]], line: str, said: str) -> None:
-    assert said in complaint(line, cli.evaluate_command)
-    assert not evaluated
-
-
-# --- as processes
+# As processes
 
 
 @pytest.mark.parametrize(
@@ -411,13 +196,3 @@ def test_a_mistake_is_one_sentence_on_stderr(project: Path, arguments: list[str]
     assert result.stderr.startswith("cfxai: ")
     assert result.stderr.count("\n") == 1
     assert said in result.stderr
-
-
-def test_a_run_that_fails_before_it_learned_anything_leaves_no_directory(tmp_path: Path) -> None:
-    (tmp_path / "short" / "classifier").mkdir(parents=True)
-    discard_empty(tmp_path / "short")
-    assert not (tmp_path / "short").exists()
-    (tmp_path / "long" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "long" / "checkpoints" / "last.ckpt").touch()
-    discard_empty(tmp_path / "long")
-    assert (tmp_path / "long").exists()

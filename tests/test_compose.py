@@ -161,6 +161,58 @@ def test_every_value_of_a_sweep_is_checked(experiment: Path) -> None:
     assert "hydra.sweep.dir: is set by cfxai" in message(experiment, "hydra.sweep.dir=x", multirun=True)
 
 
+@pytest.fixture
+def family(experiment: Path) -> Path:
+    """An experiment in which one of a family of experiments is chosen."""
+    folder = experiment.parent / "experiment/family"
+    folder.mkdir(parents=True)
+    (folder / "first.yaml").write_text("# @package _global_\ndefaults: [override /loss: strong, _self_]\nseed: 3\n")
+    (folder / "second.yaml").write_text("# @package _global_\nloss: {kl: 0.5}\npaper: {iou: 0.4}\n")
+    experiment.write_text(EXPERIMENT.replace("_self_]", "_self_, experiment/family: first]"))
+    return experiment
+
+
+def test_an_experiment_of_a_family_is_chosen_like_a_component(family: Path) -> None:
+    first, second = compose(family, []), compose(family, ["experiment/family=second"])
+    assert (first.loss.kl, first.seed, first.paper.iou) == (9.0, 3, None)
+    assert (second.loss.kl, second.seed, second.paper.iou) == (0.5, 0, 0.4)
+    assert compose(family, ["loss.kl=7"]).loss.kl == 7
+    for choice in ("glob(*)", "glob(f*)", "first,second"):
+        assert compose(family, [f"experiment/family={choice}"], multirun=True).seed == 3
+    assert compose(family, ["experiment/family=glob(s*)"], multirun=True).seed == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sede: 1", "sede: no such key; did you mean seed?"),
+        ("loss: {kll: 1}", "loss.kll: no such key; did you mean loss.kl?"),
+        ("loss: {kl: abc}", "loss.kl: expected a number, got 'abc'"),
+        ("paper: {fidd: 1}", "paper.fidd: no such key; did you mean paper.fid?"),
+        ("paper: {iou: high}", "paper.iou: expected a number, got 'high'"),
+        ("data: {_target_: os.system}", "data._target_: os.system is not allowed"),
+        ("trainer: {steps: 0}", "trainer.steps: must be more than 0, got 0"),
+    ],
+)
+def test_every_experiment_that_a_sweep_chooses_is_checked(family: Path, text: str, said: str) -> None:
+    (family.parent / "experiment/family/third.yaml").write_text(f"# @package _global_\n{text}\n")
+    assert said in message(family, "experiment/family=third")
+    assert said in message(family, "experiment/family=glob(*)", multirun=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("experiment/family=frist", "experiment/family=frist: no such option; did you mean first?"),
+        ("experiment/family=first,frist", "experiment/family=frist: no such option; did you mean first?"),
+        ("experiment/family=glob(x*)", "experiment/family=glob(x*): no option matches"),
+        ("experiment/famly=first", "experiment/famly: no such key; did you mean experiment/family?"),
+    ],
+)
+def test_mistaken_choices_of_experiments(family: Path, line: str, said: str) -> None:
+    assert said in message(family, line, multirun=True)
+
+
 def test_a_hundred_misspelt_keys_are_rejected_with_the_right_hint(experiment: Path) -> None:
     """Edit distance 1: a letter dropped, added or changed."""
     draw = random.Random(0)
@@ -202,5 +254,5 @@ def test_base_has_a_default_for_every_setting_and_explains_each() -> None:
 
 
 def test_every_component_file_says_what_it_is() -> None:
-    for file in [*CONF.glob("*.yaml"), *CONF.glob("*/*.yaml")]:
+    for file in CONF.rglob("*.yaml"):
         assert description(file), file

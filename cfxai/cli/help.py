@@ -21,11 +21,13 @@ example:
   python tools/train.py -cp runs/short trainer.steps=2000
   python tools/eval_counterfactual.py -cp runs/short -cft 0.25
   python tools/train.py -c conf/coin_kidney.yaml -m loss.kl=0.5,1,2 seed=0,1
+  python tools/train.py -c conf/coin_paper.yaml -m 'experiment/coin=glob(table3_*)'
 
 flags:
   -c, --config FILE    the experiment: a file of conf/, or your own that begins with defaults: [NAME, _self_]
   -cp, --run RUN       the run to continue: its directory or its checkpoints/last.ckpt
-  -m, --multirun       start one run for each combination of comma-separated values
+  -m, --multirun       start one run for each combination of comma-separated values, or of the options that match
+                       'GROUP=glob(PATTERN)'; then print what each found, and beside it what a paper printed
   -h, --help           this text
   --cfg job|hydra|all  print the composed config and do nothing else; with --resolve, interpolations resolved
   -p, --package KEY    with --cfg: only this section
@@ -33,7 +35,7 @@ flags:
   -sc, --shell-completion install=bash|zsh|fish
 
 settings:
-  GROUP=OPTION         choose a component, for instance data=nifti
+  GROUP=OPTION         choose a component, for instance data=nifti, or an experiment: experiment/coin=table3_a
   key=value            change a value; conf/base.yaml explains those that belong to no component
   +key=value, ~key     add a key, remove a key
   run.root, run.name   a new run writes to ROOT/NAME, then NAME-2, NAME-3 …; by default runs/EXPERIMENT"""

@@ -1,6 +1,5 @@
-"""A sweep: Hydra starts one run per combination of values; each leaves its outcome, and a table gathers them."""
+"""A sweep: Hydra starts one run per combination of values; each leaves its outcome, and tables gather them."""
 
-import csv
 import json
 import sys
 import traceback
@@ -11,18 +10,18 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.table import Table
 
+from cfxai.cli.outcomes import OUTCOME, Job, jobs_of
+from cfxai.cli.paper_table import NOTES, comparisons, paper_table, write_paper_table
+from cfxai.cli.sweep_table import sweep_table, write_sweep_table
 from cfxai.config import schema
 from cfxai.config.compose import VERSION_BASE
 from cfxai.errors import CfxError, Preempted
-
-OUTCOME = "outcome.json"
+from cfxai.run.progress import console
 
 
 def sweep(experiment: Path, overrides: Sequence[str], directory: Path) -> int:
-    """Run every job of the sweep in `directory/0`, `directory/1` …, print and save the table, return the exit code.
+    """Run every job of the sweep in `directory/0`, `directory/1` …, print and save the tables, return the exit code.
 
     A failed job does not stop the others; the code is then that of the first failure. Being interrupted or preempted
     stops the sweep.
@@ -46,14 +45,12 @@ def sweep(experiment: Path, overrides: Sequence[str], directory: Path) -> int:
         code = stop.code if isinstance(stop.code, int) else 1
     except Exception as error:
         # A job's own failure is in the table; anything else must not hide behind it.
-        if not any(str(error) in outcome.get("error", "") for outcome in outcomes(directory)):
+        if not any(str(error) in job.error for job in jobs_of(directory)):
             _remove_if_no_job_ran(directory)
             raise
     finally:
-        jobs = outcomes(directory)
-        _print_table(jobs, directory)
-        _save_table(jobs, directory)
-    return code or next((outcome["exit_code"] for outcome in jobs if outcome.get("exit_code")), 0)
+        jobs = report(directory)
+    return code or next((job.exit_code for job in jobs if job.exit_code), 0)
 
 
 def run_hydra(experiment: Path, arguments: Sequence[str]) -> None:
@@ -70,13 +67,14 @@ def run_hydra(experiment: Path, arguments: Sequence[str]) -> None:
 
 
 def job(cfg: DictConfig) -> float | None:
-    """Train one combination; whatever happens is also written to `outcome.json` for the table."""
+    """Train one combination; whatever happens is also written to `outcome.json` for the tables."""
     from cfxai.training import train
 
     directory = Path(HydraConfig.get().runtime.output_dir)
     outcome: dict[str, Any] = {"overrides": list(HydraConfig.get().overrides.task)}
     try:
         OmegaConf.resolve(cfg)
+        outcome["paper"] = OmegaConf.to_container(cfg.paper)
         schema.check(cfg)
         outcome["objective"] = train(cfg, directory)
     except KeyboardInterrupt:
@@ -97,60 +95,21 @@ def job(cfg: DictConfig) -> float | None:
     return outcome["objective"]
 
 
-def outcomes(directory: Path) -> list[dict[str, Any]]:
-    """What each job left: overrides, and objective or error; of a job that was killed, an error that says so."""
-    folders = [folder for folder in directory.glob("*") if folder.name.isdigit()]
-    found = []
-    for folder in sorted(folders, key=lambda folder: int(folder.name)):
-        file = folder / OUTCOME
-        lost = {"overrides": [], "error": "killed; continue it with -cp", "exit_code": 1}
-        found.append(
-            {"directory": folder, **(json.loads(file.read_text(encoding="utf-8")) if file.is_file() else lost)}
-        )
-    return found
+def report(directory: Path) -> list[Job]:
+    """Print and save the tables of the jobs in `directory`, and return the jobs."""
+    jobs = jobs_of(directory)
+    if jobs:
+        console.print(sweep_table(jobs, str(directory)))
+        write_sweep_table(jobs, directory / "sweep.csv")
+    if rows := comparisons(jobs):
+        console.print(paper_table(rows), NOTES, sep="\n")
+        write_paper_table(rows, directory / "paper.csv")
+    return jobs
 
 
 def quoted(value: object) -> str:
     """A value as a quoted string in Hydra's override grammar, where bare `=` and `,` are syntax."""
     return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def _rows(jobs: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: the settings in which the jobs differ, the objective, the directory, the error."""
-    settings = [dict(line.split("=", 1) for line in job["overrides"] if "=" in line) for job in jobs]
-    names = list(dict.fromkeys(name for setting in settings for name in setting))
-    swept = [name for name in names if len({setting.get(name) for setting in settings}) > 1]
-    rows = [
-        [
-            job["directory"].name,
-            *(setting.get(name, "") for name in swept),
-            "" if job.get("objective") is None else f"{job['objective']:.4g}",
-            str(job["directory"]),
-            job.get("error", ""),
-        ]
-        for job, setting in zip(jobs, settings, strict=True)
-    ]
-    return ["job", *swept, "objective", "directory", "error"], rows
-
-
-def _print_table(jobs: Sequence[dict[str, Any]], directory: Path) -> None:
-    if not jobs:
-        return
-    header, rows = _rows(jobs)
-    table = Table(title=str(directory), title_justify="left")
-    for name in header:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*row, style="red" if row[-1] else None)
-    Console().print(table)
-
-
-def _save_table(jobs: Sequence[dict[str, Any]], directory: Path) -> None:
-    if not jobs:
-        return
-    header, rows = _rows(jobs)
-    with (directory / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
 
 
 def _remove_if_no_job_ran(directory: Path) -> None:

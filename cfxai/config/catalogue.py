@@ -3,6 +3,8 @@
 from pathlib import Path
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+EXPERIMENT = "experiment/"
+"""Begins the groups whose options are experiments, each a difference to the one that it is chosen in."""
 
 
 def experiments() -> dict[str, str]:
@@ -12,12 +14,12 @@ def experiments() -> dict[str, str]:
 
 
 def groups() -> dict[str, dict[str, str]]:
-    """Component groups: group -> {option: description}."""
-    folders = sorted(folder for folder in CONF.iterdir() if folder.is_dir()) if CONF.is_dir() else []
-    listed = {
-        folder.name: {file.stem: description(file) for file in sorted(folder.glob("*.yaml"))} for folder in folders
+    """Component groups, nested ones as `outer/inner`: group -> {option: description}."""
+    folders = {file.parent for file in CONF.glob("*/**/*.yaml")}
+    return {
+        folder.relative_to(CONF).as_posix(): {file.stem: description(file) for file in sorted(folder.glob("*.yaml"))}
+        for folder in sorted(folders)
     }
-    return {group: options for group, options in listed.items() if options}
 
 
 def options(group: str) -> dict[str, str]:
@@ -26,7 +28,7 @@ def options(group: str) -> dict[str, str]:
 
 
 def description(file: Path) -> str:
-    """The comment on a YAML file's first line, without its `#`; empty if there is none."""
+    """The comment on a YAML file's first line (below Hydra's `# @package`), without its `#`; empty if there is none."""
     with file.open(encoding="utf-8") as lines:
-        first = lines.readline().strip()
+        first = next((line.strip() for line in lines if not line.startswith("# @")), "")
     return first.lstrip("# ") if first.startswith("#") else ""

@@ -19,7 +19,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
 from cfxai.config import overrides, schema
-from cfxai.config.catalogue import CONF
+from cfxai.config.catalogue import CONF, EXPERIMENT
 from cfxai.config.complaints import as_config_error
 from cfxai.config.kinds import compare, refuse_objects
 from cfxai.config.nearest import hint
@@ -48,7 +48,8 @@ def prepare_hydra() -> None:
 def compose(experiment: Path, lines: Sequence[str], multirun: bool = False) -> DictConfig:
     """The config of an experiment, with interpolations resolved; of a sweep, that of its first job.
 
-    Every value of a sweep is checked, together with the first value of the others.
+    Every value of a sweep is checked, together with the first value of the others; and every setting beside every
+    component or experiment that a sweep chooses.
 
     Args:
         experiment: an existing YAML file.
@@ -66,17 +67,17 @@ def compose(experiment: Path, lines: Sequence[str], multirun: bool = False) -> D
     ):
         loader = GlobalHydra.instance().config_loader()
         settings = [overrides.read(line, loader, multirun) for line in lines]
-        for setting in settings:
-            if setting.is_group:
-                overrides.check(setting, loader, {}, {})
-        chosen = [setting.lines[0] for setting in settings if setting.is_group]
-        composed, hydra = _tree(hydra_compose(experiment.stem, chosen, return_hydra_config=True))
-        known += overrides.paths(composed)
-        defaults, hydra_defaults = _tree(_compose_defaults(hydra))
-        _check_hydra_section(experiment, hydra, hydra_defaults)
-        _check_file(experiment, composed, defaults, loader)
-        for setting in settings:
-            overrides.check(setting, loader, defaults, composed)
+        choices = [setting for setting in settings if setting.is_group]
+        for choice in choices:
+            overrides.check(choice, loader, {}, {})
+        for chosen in overrides.variants(choices):
+            composed, hydra = _tree(hydra_compose(experiment.stem, chosen, return_hydra_config=True))
+            known += overrides.paths(composed)
+            defaults, hydra_defaults = _tree(_compose_defaults(hydra))
+            _check_hydra_section(experiment, hydra, hydra_defaults)
+            _check_file(experiment, composed, defaults, loader)
+            for setting in settings:
+                overrides.check(setting, loader, defaults, composed)
         configs = [_finish(experiment, variant, loader) for variant in overrides.variants(settings)]
     return configs[0]
 
@@ -102,11 +103,11 @@ def require_complete(cfg: DictConfig) -> None:
 
 
 def _compose_defaults(hydra: dict[str, Any]) -> DictConfig:
-    """`conf/base.yaml` with the components that the experiment chose, without the experiment's own values."""
+    """`conf/base.yaml` with the components that the experiments chose, without the experiments' own values."""
     base = OmegaConf.load(CONF / "base.yaml")
     listed = {str(key) for entry in base.defaults if isinstance(entry, DictConfig) for key in entry}
     chosen = {group: option for group, option in reversed(hydra["runtime"]["choices"].items()) if option is not None}
-    components = {group: option for group, option in chosen.items() if not group.startswith("hydra/")}
+    components = {group: option for group, option in chosen.items() if not group.startswith(("hydra/", EXPERIMENT))}
     lines = [f"{'' if group in listed else '+'}{group}={_literal(option)}" for group, option in components.items()]
     return hydra_compose("base", lines, return_hydra_config=True)
 

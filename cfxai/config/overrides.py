@@ -40,7 +40,7 @@ def read(line: str, loader: ConfigLoader, multirun: bool) -> Setting:
     """Parse one override. Intervals, which only some sweepers take, are represented by their two ends.
 
     Raises:
-        ConfigError: several values without `-m`; a setting of Hydra's that has no effect here.
+        ConfigError: several values without `-m`, or none that match; a setting of Hydra's that has no effect here.
     """
     parser = OverridesParser.create(config_loader=loader)
     (override,) = parser.parse_overrides([line])
@@ -54,6 +54,8 @@ def read(line: str, loader: ConfigLoader, multirun: bool) -> Setting:
             swept = [str(interval.start), str(interval.end)]
         else:
             swept = list(override.sweep_string_iterator())
+        if not swept:
+            raise ConfigError(f"{line}: no option matches; --help lists the options of each group")
         lines = tuple(f"{override.get_key_element()}={value}" for value in swept)
     _check_hydra_key(key, multirun)
     if multirun and key.startswith("run.") and override.is_sweep_override():
@@ -79,11 +81,10 @@ def check(setting: Setting, loader: ConfigLoader, defaults: Mapping[str, Any], c
     if setting.is_group:
         _check_options(setting, loader)
         return
-    known = [*paths(composed), *loader.list_groups("")]
     current = look_up(composed, setting.key)
     if current is ABSENT:
         if not setting.is_new:
-            raise ConfigError(f"{setting.key}: no such key{hint(setting.key, known)}")
+            raise ConfigError(f"{setting.key}: no such key{hint(setting.key, [*paths(composed), *_groups(loader)])}")
         return
     if setting.key.partition(".")[0] in SECTIONS:
         return
@@ -91,7 +92,7 @@ def check(setting: Setting, loader: ConfigLoader, defaults: Mapping[str, Any], c
     rule = current if default in (None, ABSENT) else default
     for value in setting.values:
         if isinstance(rule, dict) and isinstance(value, dict):
-            compare(rule, value, known, f"{setting.key}.")
+            compare(rule, value, list(paths(composed)), f"{setting.key}.")
         elif complaint := mismatch(rule, value):
             raise ConfigError(f"{setting.key}: {complaint}")
 
@@ -123,6 +124,12 @@ def paths(tree: Any, prefix: str = "") -> Iterator[str]:
         for key, value in tree.items():
             yield f"{prefix}{key}"
             yield from paths(value, f"{prefix}{key}.")
+
+
+def _groups(loader: ConfigLoader) -> list[str]:
+    """Every component group, nested ones as `outer/inner`."""
+    outer = loader.list_groups("")
+    return [*outer, *(f"{group}/{inner}" for group in outer for inner in loader.list_groups(group))]
 
 
 def _check_options(setting: Setting, loader: ConfigLoader) -> None:
