@@ -1,0 +1,138 @@
+"""One schedule in a process of its own, so that its memory is its own; it waits while others are timed."""
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from schedules import CYCLE, Settings, Step, schedule
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+
+@dataclass(frozen=True)
+class First:
+    """What the first two cycles tell: the terms of each step, the peak memory in bytes, the FLOPs of a cycle."""
+
+    losses: list[dict[str, float]]
+    peak: int
+    flops: int
+
+
+class Worker:
+    """A schedule's process."""
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        context = get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=serve, args=(name, settings, other), daemon=True)
+        self._process.start()
+        other.close()
+
+    def receive(self) -> First:
+        return self._pipe.recv()
+
+    def time(self) -> float:
+        """Seconds of one cycle."""
+        self._pipe.send("cycle")
+        return self._pipe.recv()
+
+
+def serve(name: str, settings: Settings, pipe: Connection) -> None:
+    prepare(settings)
+    step = schedule(name, settings)
+    before = memory()
+    losses = [step(number) for number in range(CYCLE)]
+    peak = memory() - before
+    with Flops() as counted:
+        cycle(step, 1)
+    pipe.send(First(losses, peak, counted.total))
+    with suppress(EOFError):  # the measuring process is done
+        for number in count(2):
+            pipe.recv()
+            pipe.send(seconds(partial(cycle, step, number)))
+
+
+class Flops(TorchDispatchMode):
+    """Adds up what torch's counter says of each operation.
+
+    Its own `FlopCounterMode` also follows modules, and cannot where gradients are taken inside of a forward pass.
+    """
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if func._overloadpacket in flop_registry:
+            self.total += flop_registry[func._overloadpacket](*args, **kwargs, out_val=out)
+        return out
+
+
+def cycle(step: Step, number: int) -> None:
+    for i in range(CYCLE):
+        step(number * CYCLE + i)
+
+
+def prepare(settings: Settings) -> None:
+    if settings.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the public code takes a GPU where it sees one
+    torch.set_num_threads(settings.threads)
+
+
+def memory() -> int:
+    """The most that was in use so far, in bytes: of the GPU, or else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def seconds(act: Callable[[], object]) -> float:
+    synchronise()
+    start = time.perf_counter()
+    act()
+    synchronise()
+    return time.perf_counter() - start
+
+
+def synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def machine_rate(settings: Settings) -> float:
+    """FLOPs a second in a large 3x3 convolution or a large product of matrices, whichever is faster."""
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure_rate, (settings,))
+
+
+def measure_rate(settings: Settings) -> float:
+    prepare(settings)
+    precision = torch.bfloat16 if settings.precision.startswith("bf16") else torch.float32
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, device=settings.device, dtype=precision)
+
+    image = random(16, 256, 32, 32).contiguous(memory_format=torch.channels_last)
+    kernel = random(256, 256, 3, 3).contiguous(memory_format=torch.channels_last)
+    a, b = random(2048, 2048), random(2048, 2048)
+    rates = []
+    for work, act in (
+        (2 * 9 * 256 * image.numel(), lambda: F.conv2d(image, kernel, padding=1)),
+        (2 * 2048**3, lambda: a @ b),
+    ):
+        act()
+        rates.append(work / median(seconds(act) for _ in range(5)))
+    return max(rates)
