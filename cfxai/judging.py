@@ -5,7 +5,7 @@ Counterfactuals and saliency maps become a map here, the map becomes a mask, and
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,7 @@ def maps(
                 explainer.healthy = batch["healthy"]
             counterfactual: Counterfactual | None = explainer.generate(image, torch.full_like(label, NORMAL))
             assert counterfactual is not None
+            counterfactual = replace(counterfactual, channel=dataset.channel)
             saliency = counterfactual.difference
         else:
             counterfactual, saliency = None, explainer.attribute(image, label)
@@ -192,7 +193,9 @@ def _single(result: Result, position: int) -> Result:
         group=(result.group[position],),
         probability=one(result.probability),
         truth=one(result.truth),
-        counterfactual=None if cf is None else Counterfactual(one(cf.image), one(cf.counterfactual), one(cf.target)),
+        counterfactual=None
+        if cf is None
+        else Counterfactual(one(cf.image), one(cf.counterfactual), one(cf.target), channel=cf.channel),
         counterfactual_probability=one(result.counterfactual_probability),
         case=result.case and (result.case[position],),
         voxel_mm3=result.voxel_mm3 and (result.voxel_mm3[position],),

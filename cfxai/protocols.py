@@ -20,17 +20,23 @@ NORMAL = 0
 
 @dataclass(frozen=True)
 class Counterfactual:
-    """An image and what it would have looked like for the classifier to call it `target`; all detached."""
+    """An image and what it would have looked like for the classifier to call it `target`; all detached.
+
+    Attributes:
+        channel: the one that masks belong to, where others are neighbouring slices; None = all alike.
+    """
 
     image: Image
     counterfactual: Image
     target: Labels
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    channel: int | None = None
 
     @property
     def difference(self) -> Saliency:
-        """|x - x_cf| averaged over channels and halved, so that [0, 1] is the whole intensity range."""
-        return (self.image - self.counterfactual).abs().mean(1) / 2
+        """|x - x_cf|, of `channel` or averaged over all, halved, so that [0, 1] is the whole intensity range."""
+        change = (self.image - self.counterfactual).abs() / 2
+        return change.mean(1) if self.channel is None else change[:, self.channel]
 
 
 @dataclass(frozen=True)

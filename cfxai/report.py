@@ -70,11 +70,12 @@ def case_row(name: str, result: Result, maps: Mapping[str, Tensor]) -> dict[str,
 
     A volume shows one slice, `shown_slice`.
     """
-    number = shown_slice(result)
-    row: dict[str, Picture] = {"x": grey(result.image[0].numpy(), number)}
-    if result.counterfactual is not None:
-        row["x_cf"] = grey(result.counterfactual.counterfactual[0].numpy(), number)
-        row["|x - x_cf|"] = cut(result.counterfactual.difference[0].numpy(), number)
+    number, changed = shown_slice(result), result.counterfactual
+    channel = slice(None) if changed is None or changed.channel is None else slice(changed.channel, changed.channel + 1)
+    row: dict[str, Picture] = {"x": grey(result.image[0, channel].numpy(), number)}
+    if changed is not None:
+        row["x_cf"] = grey(changed.counterfactual[0, channel].numpy(), number)
+        row["|x - x_cf|"] = cut(changed.difference[0].numpy(), number)
     mask = cut(result.mask[0].numpy(), number)
     row["mask"] = mask.astype(np.float32)
     if result.truth is not None:

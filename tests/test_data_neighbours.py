@@ -44,6 +44,7 @@ def test_channels_are_the_slices_around_each(volumes: Path, plane: str, neighbou
     made = data(volumes, plane=plane, neighbours=neighbours)
     thick = made.split("train")
     assert made.channels == 2 * neighbours + 1
+    assert (flat.channel, thick.channel) == (None, neighbours)
     assert (thick.ids, thick.labels.tolist()) == (flat.ids, flat.labels.tolist())
     np.testing.assert_array_equal(thick.masks, flat.masks)
     count = len(flat) // 2  # slices of each of two volumes

@@ -1,5 +1,6 @@
 """The one path to a number: explain, choose a threshold on validation, mask, measure."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -199,3 +200,20 @@ def test_shown_cases_are_of_different_patients_and_mostly_abnormal() -> None:
     assert shown_cases(data, range(len(data)), 0) == []
     assert len(shown_cases(data, [1, 3], 8)) == 2, "of one patient, when there are no more"
     assert shown_cases(data, [], 8) == []
+
+
+def test_of_a_slab_the_middle_slice_is_judged() -> None:
+    """Its neighbours are context: what changes there, or does not, is none of the mask's business."""
+    flat = dataset()
+    noise = np.random.default_rng(1).uniform(-1, 1, (2, *flat.images.shape)).astype(np.float32)
+    slab = replace(flat, images=np.concatenate([noise[0], flat.images, noise[1]], 1), healthy=None, channel=1)
+
+    class Healed:
+        def generate(self, image: Tensor, target: Tensor) -> Counterfactual:
+            healed = image.clone()
+            healed[:, 0], healed[:, 1] = 0, image[:, 1].clamp(max=-0.9)
+            return Counterfactual(image, healed, target)
+
+    found = torch.cat([saliency for _, _, saliency, _, _ in maps(Healed(), slab, range(len(slab)), CPU, 3)])
+    expected = (flat.images[:, 0] - np.minimum(flat.images[:, 0], np.float32(-0.9))) / 2
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)

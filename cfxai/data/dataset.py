@@ -50,6 +50,7 @@ class Dataset:
         groups: the patient of each item.
         origin: the file and slice of each item.
         organs: [n *spatial], where the organ is; None unless asked for by `organ_masks`.
+        channel: the channel that masks belong to, where others are neighbouring slices; None = all alike.
     """
 
     images: Images
@@ -60,6 +61,7 @@ class Dataset:
     groups: list[str]
     origin: Origin
     organs: Masks | None = None
+    channel: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -296,6 +298,7 @@ class Data:
             masks=masks,
             healthy=assembled.arrays.get("healthy"),
             organs=assembled.arrays.get("organs"),
+            channel=self.recipe.neighbours or None,
             ids=items.ids,
             groups=table["patient"].repeat(counts).tolist(),
             origin=Origin(
