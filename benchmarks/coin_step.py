@@ -7,8 +7,8 @@ The same networks, weights and images, in one run, round by round in turns:
     cfxai                    compat=coin2024 as tools/train.py trains it
     public code              with --peer: a checkout of Dmytro-Shvetsov/counterfactual-search itself
 
-Each has its own process; peak memory is what its first cycle adds to what its process held before. The floor is the
-time that our FLOPs would take at the rate of this machine's fastest large convolution or matrix product.
+Each has its own process; peak memory is what training adds to what its process held before. The floor is the time that
+our FLOPs would take at the rate of a large convolution or matrix product, whichever is faster, on this machine.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def main() -> None:
         flush=True,
     )
     workers, first = {}, {}
-    for name in names:  # one after the other: a first cycle measures memory, and is not to be disturbed
+    for name in names:
         workers[name] = Worker(name, settings)
         first[name] = workers[name].receive()
     times: dict[str, list[float]] = {name: [] for name in names}

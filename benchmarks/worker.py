@@ -24,7 +24,7 @@ from torch.utils.flop_counter import flop_registry
 
 @dataclass(frozen=True)
 class First:
-    """What the first two cycles tell: the terms of each step, the peak memory in bytes, the FLOPs of a cycle."""
+    """What the first cycles tell: the terms of the first one's steps, the peak memory in bytes, the FLOPs of one."""
 
     losses: list[dict[str, float]]
     peak: int
@@ -55,12 +55,13 @@ def serve(name: str, settings: Settings, pipe: Connection) -> None:
     step = schedule(name, settings)
     before = memory()
     losses = [step(number) for number in range(CYCLE)]
+    step(CYCLE)  # the generator's second: only now are Adam's averages there
     peak = memory() - before
     with Flops() as counted:
-        cycle(step, 1)
+        cycle(step, 2)
     pipe.send(First(losses, peak, counted.total))
     with suppress(EOFError):  # the measuring process is done
-        for number in count(2):
+        for number in count(3):
             pipe.recv()
             pipe.send(seconds(partial(cycle, step, number)))
 

@@ -20,6 +20,7 @@ from cfxai.data.dataset import Data
 from cfxai.errors import ConfigError
 from cfxai.evaluation import best_checkpoint, evaluate_parts, load_config, settings_of
 from cfxai.loop import fit
+from cfxai.nn.heap import keep_freed_memory
 from cfxai.nn.memory_format import convolve_fast
 from cfxai.run.checkpoint import load_checkpoint, restore, write_atomically
 from cfxai.run.directory import Run, continue_command, environment, opened, shown
@@ -92,6 +93,7 @@ def check_channels(cfg: DictConfig, data: Data) -> None:
 
 def begin(run: Run, cfg: DictConfig) -> None:
     """Records what runs, on what."""
+    keep_freed_memory()
     if cfg.trainer.threads is not None:
         torch.set_num_threads(cfg.trainer.threads)
     run.write("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))

@@ -1,5 +1,8 @@
 """What makes the published COIN networks cheap changes nothing: each shortcut against the plain layers it replaces."""
 
+import platform
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable
 
@@ -10,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cfxai.nn.coin2024 import DecoderBlock, Discriminator, DiscriminatorBlock, EncoderBlock
+from cfxai.nn.coin2024 import DecoderBlock, Discriminator, DiscriminatorBlock, EncoderBlock, Generator
 from cfxai.nn.eager import eager
 from cfxai.nn.norm_relu_conv import norm_relu_conv
 from cfxai.nn.resampled_conv import FEWEST_POSITIONS, PooledConv2d, combines, grown_kernel
@@ -206,6 +209,49 @@ def test_the_discriminators_gradient_can_be_differentiated_again() -> None:
         weight.data += sign * steepest.reshape(weight.shape)
         values.append(penalty().item())
     assert (values[0] - values[1]) / (2 * step) == pytest.approx(found.flatten()[steepest.argmax()].item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("wide_stay", [False, True])
+def test_the_layout_of_the_weights_changes_nothing(wide_stay: bool) -> None:
+    """All weights channels-last, or the widest as they were."""
+    generator, discriminator = Generator(width=0.1).double(), Discriminator(width=0.1).double()
+    networks, condition, image = nn.ModuleList([generator, discriminator]), torch.tensor([0, 1]), images(2, 1, 64, 64)
+    before = {name: value.clone() for name, value in networks.state_dict().items()}
+
+    def learned() -> list[Tensor]:
+        networks.load_state_dict(before)
+        value = discriminator(generator(image, condition), condition).sum()
+        return [value, *torch.autograd.grad(value, list(networks.parameters()))]
+
+    expected = learned()
+    widest = max(p.numel() for p in networks.parameters())
+    for p in networks.parameters():
+        if p.ndim == 4 and not (wide_stay and p.numel() > widest / 4):
+            p.data = p.data.contiguous(memory_format=CHANNELS_LAST)
+    torch.testing.assert_close(learned(), expected)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_kept_memory_serves_the_next_tensor() -> None:
+    """The system then provides next to no new page; by default, it provides all 16,384 of every 64 MB."""
+    code = """
+import resource
+from cfxai.nn.heap import keep_freed_memory
+
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for i in range(10):
+        bytes([i]) * (64 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+given_back = pages()
+assert keep_freed_memory()
+pages()
+print(given_back, pages())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    given_back, kept = map(int, done.stdout.split())
+    assert kept < given_back / 10
 
 
 class TestEager:

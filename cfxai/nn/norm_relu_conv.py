@@ -59,9 +59,9 @@ class _NormReluConv(Function):
         resample: Callable[[Tensor], Tensor] | None,
         transposed: bool,
     ) -> Tensor:
-        momentum = 0.0 if norm.momentum is None else norm.momentum
+        assert norm.momentum is not None
         _, mean, invstd = torch.native_batch_norm(
-            x, None, None, norm.running_mean, norm.running_var, True, momentum, norm.eps
+            x, None, None, norm.running_mean, norm.running_var, True, norm.momentum, norm.eps
         )
         slope, offset = _line(scale, shift, mean, invstd)
         active = _affine(x, slope, offset).relu_()
@@ -82,9 +82,8 @@ class _NormReluConv(Function):
             (wrt_entering,) = torch.autograd.grad(entering, leaf, wrt_entering)
         del entering, leaf
         # Every pass over memory counts from here on, so that tensors no longer needed take the results.
-        wrt_active = torch.ops.aten.threshold_backward.grad_input(
-            wrt_entering, active, 0, grad_input=wrt_entering.to(x.dtype)
-        )
+        wrt_active = wrt_entering.to(x.dtype)
+        torch.ops.aten.threshold_backward.grad_input(wrt_active, active, 0, grad_input=wrt_active)
         wrt_shift = wrt_active.sum((2, 3), dtype=mean.dtype)
         moment = torch.mul(wrt_active, x, out=active).sum((2, 3), dtype=mean.dtype)
         wrt_scale = invstd * (moment - mean * wrt_shift)
