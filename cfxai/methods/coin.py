@@ -197,7 +197,7 @@ class Coin:
         weight, terms, image = self.loss, {}, task.image
         real, fake = self._compared(task)
         relativistic = weight.adversarial == "relativistic"
-        if weight.adv and fake.any() and (real.any() or not relativistic):
+        if weight.adv and len(task.goal[fake]) and (len(task.level[real]) or not relativistic):
 
             def adversarial(changed: Image) -> Tensor:
                 verdict = self.discriminator(changed[fake], task.goal[fake])
@@ -218,7 +218,7 @@ class Coin:
             terms["minc"] = weight.minc * losses.l1(image, counterfactual)
         if weight.tv:
             terms["tv"] = weight.tv * weight.variation(image, counterfactual)
-        if weight.features and real.any() and fake.any():
+        if weight.features and len(task.level[real]) and len(task.goal[fake]):
             features = penultimate(self.classifier)
             matched = losses.feature_matching(features(counterfactual[fake]), features(image[real]))
             terms["features"] = weight.features * matched
@@ -246,9 +246,9 @@ class Coin:
 
     def _discriminator_terms(self, task: Task, counterfactual: Image) -> dict[str, Tensor]:
         real, fake = self._compared(task)
-        if not (real.any() and fake.any()):
-            return {}
         images, changed = task.image[real], counterfactual[fake]
+        if not (len(images) and len(changed)):
+            return {}
         if self.loss.penalty:
             images, changed = images.detach().requires_grad_(), changed.detach().requires_grad_()
         on_real = self.discriminator(images, task.level[real])
@@ -285,10 +285,10 @@ class Coin:
     def _told(self, task: Task) -> Labels:
         return task.level if self.condition == "called" else task.goal
 
-    def _compared(self, task: Task) -> tuple[Mask, Mask]:
+    def _compared(self, task: Task) -> tuple[Tensor, Tensor] | tuple[slice, slice]:
         """Which images are real, and which counterfactuals fake, to the discriminator."""
         if self.discriminate == "all":
-            return torch.ones_like(task.level, dtype=torch.bool), torch.ones_like(task.level, dtype=torch.bool)
+            return slice(None), slice(None)
         return task.level == 0, task.level != 0
 
     def _schedule(self, step: int) -> None:

@@ -6,6 +6,9 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+LARGE = 1 << 22
+"""Entries of a weight from which rearranging its gradient at every step costs more than the layout saves on a CPU."""
+
 
 def convolve_fast(network: nn.Module) -> nn.Module:
     """The network itself, its 2-D convolution weights laid out channels-last for good: training is a third faster.
@@ -13,7 +16,7 @@ def convolve_fast(network: nn.Module) -> nn.Module:
     `Module.to(memory_format=…)` would refuse networks for volumes, whose weights have five axes; here they stay.
     """
     for p in network.parameters():
-        if p.ndim == 4:
+        if p.ndim == 4 and p.numel() < LARGE:
             p.data = p.data.contiguous(memory_format=torch.channels_last)
     return network
 
