@@ -17,6 +17,10 @@ class ConfigError(CfxError):
     exit_code = 2
 
 
+class UnsuitableError(ConfigError):
+    """A method that would give a wrong map for this network or head, and so gives none."""
+
+
 class DataError(CfxError):
     """A missing or corrupted file, a leaking split, an image that cannot be used."""
 

@@ -46,8 +46,8 @@ def maps(
 ) -> Iterator[tuple[list[int], Mapping[str, Any], Tensor, Counterfactual | None, float]]:
     """Explains images batch by batch: (indices, batch, map [b *spatial], counterfactual or None, seconds).
 
-    An explainer is asked for the normal class, an attributor about the image's own abnormal label: this is the only
-    place that knows.
+    An explainer is asked for the normal class, an attributor about the image's own abnormal label, and only what
+    speaks for that label counts: this is the only place that knows.
     """
     for start in range(0, len(indices), batch_size):
         chosen = list(indices[start : start + batch_size])
@@ -62,7 +62,7 @@ def maps(
             counterfactual = replace(counterfactual, channel=dataset.channel)
             saliency = counterfactual.difference
         else:
-            counterfactual, saliency = None, explainer.attribute(image, label)
+            counterfactual, saliency = None, explainer.attribute(image, label).clamp_min(0)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         yield chosen, batch, saliency, counterfactual, time.perf_counter() - began

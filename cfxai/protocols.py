@@ -1,6 +1,6 @@
 """What components promise each other. Images are in [-1, 1] everywhere; normalisation lives inside the classifier."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 Image = Float[Tensor, "b c *spatial"]
 Saliency = Float[Tensor, "b *spatial"]
 Mask = Bool[Tensor, "b *spatial"]
+RegionMaps = Float[Tensor, "b r *spatial"]
 Labels = Int[Tensor, " b"]
 Logits = Float[Tensor, "b k"]
 
@@ -85,10 +86,44 @@ class Explainer(Protocol):
 
 
 @runtime_checkable
-class Attributor(Protocol):
-    """Evidence FOR the target class, >= 0, unnormalised. The same map for an image alone and inside a batch."""
+class Target(Protocol):
+    """What an attributor is asked about: one number per image, made from the network's output.
 
-    def attribute(self, image: Image, target: Labels) -> Saliency: ...
+    `target[i]`, with an index, slice or tensor of indices, is the same question about those images of the batch.
+    """
+
+    def score(self, output: Tensor) -> Float[Tensor, " b"]:
+        """On the scale of logits, differentiable."""
+        ...
+
+    def probability(self, output: Tensor) -> Float[Tensor, " b"]:
+        """The same in [0, 1], for methods that average probabilities."""
+        ...
+
+    def __getitem__(self, images: int | slice | Tensor) -> "Target": ...
+
+
+@runtime_checkable
+class Attributor(Protocol):
+    """What each pixel contributes to the target: raw, > 0 for it, < 0 against it; never rescaled per image.
+
+    The same map for an image alone and inside a batch; the classifier's weights, modes and hooks stay as they were.
+    Labels ask about a class's logit.
+    """
+
+    def attribute(self, image: Image, target: Labels | Target) -> Saliency: ...
+
+
+@runtime_checkable
+class Regions(Protocol):
+    """Where the parts of an image are: one map in [0, 1] per name; parts may overlap and need not cover the image.
+
+    `batch` has "image" [b c *spatial], and with some data sets "region", "organ" or "mask".
+    """
+
+    names: Sequence[str]
+
+    def __call__(self, batch: Mapping[str, Any]) -> RegionMaps: ...
 
 
 @runtime_checkable
