@@ -109,6 +109,7 @@ def test_the_process_leaves_with_the_code_and_one_sentence(
         ("-c small.yaml --info nothing", "invalid choice: 'nothing'"),
         ("-c", "expected one argument"),
         ("-c small.yaml data=phantm", "data=phantm: no such option; did you mean phantom?"),
+        ("-c small.yaml data=null", "data=null: no such option; choose from"),
     ],
 )
 def test_mistaken_commands(project: Path, line: str, said: str) -> None:

@@ -135,8 +135,8 @@ def _groups(loader: ConfigLoader) -> list[str]:
 def _check_options(setting: Setting, loader: ConfigLoader) -> None:
     options = loader.get_group_options(setting.key, ObjectType.CONFIG)
     for value in setting.values:
-        for option in value if isinstance(value, list) else [value]:
-            if option is not None and str(option) not in options:
+        for option in value if isinstance(value, list) else ["null" if value is None else value]:
+            if str(option) not in options:
                 raise ConfigError(f"{setting.key}={option}: no such option{hint(str(option), options)}")
 
 
