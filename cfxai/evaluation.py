@@ -16,7 +16,7 @@ from torch import nn
 from cfxai.config.build import Parts
 from cfxai.config.catalogue import CONF, options
 from cfxai.data.dataset import Data, Dataset
-from cfxai.errors import ConfigError
+from cfxai.errors import ConfigError, UnsuitableError
 from cfxai.judging import LesionFree, classifier_quality, judge, metric_factory
 from cfxai.nn.features import penultimate
 from cfxai.nn.weights import digest, load_weights
@@ -129,6 +129,7 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
         "classifier": {**quality, "sha256": identity},
         "realism": None,
         "explainers": {},
+        "refused": {},
         CEILING: None,
     }
     fresh_metrics = metric_factory(
@@ -145,19 +146,23 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
     masks = None
     for name, explainer in subjects.items():
         counterfactual = isinstance(explainer, Explainer)
-        cuts, rule = extractors(explainer, settings, validation, device)
         chosen = indices if counterfactual else abnormal
-        with Track(f"judging {name}", len(chosen)) as track:
+        try:
+            cuts, rule = extractors(explainer, settings, validation, device)
+            with Track(f"judging {name}", len(chosen)) as track:
 
-            def tick(count: int, track: Track = track) -> None:
-                track.advance(by=count)
-                run.stop_if_requested()
+                def tick(count: int, track: Track = track) -> None:
+                    track.advance(by=count)
+                    run.stop_if_requested()
 
-            judged = judge(
-                explainer, classifier, dataset, device,
-                extractors=cuts, metrics=fresh_metrics, indices=chosen, batch_size=settings.batch_size,
-                show=show, keep_masks=counterfactual and name != CEILING, tick=tick,
-            )  # fmt: skip
+                judged = judge(
+                    explainer, classifier, dataset, device,
+                    extractors=cuts, metrics=fresh_metrics, indices=chosen, batch_size=settings.batch_size,
+                    show=show, keep_masks=counterfactual and name != CEILING, tick=tick,
+                )  # fmt: skip
+        except UnsuitableError as error:
+            metrics["refused"][name] = str(error)
+            continue
         cases[name] = judged.metrics.pop("cases", None) or []
         found = {**dict.fromkeys(APPLICABLE), **judged.metrics}
         if name == CEILING:
@@ -170,6 +175,8 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
         pictures[name] = judged.shown
         if counterfactual:
             metrics["cf_threshold"], masks = found["threshold"], judged.masks
+    if subjects and not metrics["explainers"]:
+        raise UnsuitableError(" ".join(f"{name}: {why}" for name, why in metrics["refused"].items()))
     write_evaluation(run, metrics, pictures, cases, data, dataset, masks)
     return metrics
 
@@ -221,6 +228,8 @@ def write_evaluation(
     scratch.rename(run.evaluation)
 
     console.print(classifier_line(metrics))
+    for name, why in metrics["refused"].items():
+        log.warning("%s: no map. %s", name, why)
     for table in tables(metrics) if metrics["explainers"] else []:
         console.print(table)
     log.info("metrics  %s", shown(run.evaluation / "metrics.json"))
