@@ -1,15 +1,7 @@
-"""The whole job as users start it, on a phantom of a dozen patients: what it leaves, and that nothing breaks it."""
+"""The whole job as users start it: what it leaves, judging it again, and other ways to start it."""
 
 import csv
-import hashlib
-import json
-import os
-import random
-import signal
 import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +10,11 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from PIL import Image
-from processes import ROOT, Forks, Process
+from processes import Forks
 from safetensors.numpy import load_file
+from small_run import CLASSIFIER, COIN, KIDNEY, TINY, finished, forks, metrics, place, run, status, steps, weights
 
-from cfxai.config.catalogue import CONF
-
-TINY = (
-    *("data.phantom.patients=12", "data.phantom.size=64", "data.phantom.spacing=6.0", "data.phantom.slices=6"),
-    *("data.phantom.slice_thickness=16.0", "data.size=32", "data.min_lesion_area=0", "data.min_organ_area=100"),
-    *("classifier.widths=[4,8]", "classifier_training.steps=20", "classifier_training.batch_size=8"),
-    *("classifier_training.validate_every=10", "metrics.segmentation.resamples=50", "evaluation.panels=3"),
-)
-COIN = (
-    *("trainer.steps=8", "trainer.batch_size=4", "trainer.validate_every=4", "trainer.checkpoint_every=2"),
-    *("trainer.validation_images=8", "generator.widths=[4,8]", "discriminator.widths=[4,8]"),
-)
-RISE = "attribution.rise.masks=20"
-KIDNEY, CLASSIFIER = str(CONF / "coin_kidney.yaml"), str(CONF / "classifier_kidney.yaml")
+__all__ = ["finished", "forks", "place", "run"]  # fixtures
 
 TOP = {"split", "images", "patients", "cf_threshold", "classifier", "explainers", "ceiling"}
 EXPLAINER = {
@@ -42,50 +22,6 @@ EXPLAINER = {
     *("normal_changed_area", "fid", "kid", "threshold", "seconds_per_image"),
 }
 OF_COUNTERFACTUALS = {"flip_rate", "l1", "normal_changed_area", "kid"}
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("place")
-
-
-@pytest.fixture(scope="module")
-def forks(place: Path) -> Iterator[Forks]:
-    with Forks(place) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def finished(place: Path) -> subprocess.CompletedProcess[str]:
-    """The run of most tests, by the very command."""
-    command = [sys.executable, str(ROOT / "tools/train.py"), "-c", KIDNEY, *TINY, *COIN, RISE]
-    return subprocess.run(
-        command, cwd=place, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
-    )
-
-
-@pytest.fixture(scope="module")
-def run(place: Path, finished: subprocess.CompletedProcess[str]) -> Path:
-    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-2000:]
-    return place / "runs/coin_kidney"
-
-
-def metrics(run: Path) -> dict[str, Any]:
-    return json.loads((run / "evaluation/metrics.json").read_text())
-
-
-def weights(run: Path) -> dict[str, str]:
-    """sha256 of each weights file."""
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (run / "weights").iterdir()}
-
-
-def steps(run: Path) -> list[int]:
-    with open(run / "metrics.csv", newline="") as file:
-        return [int(row["step"]) for row in csv.DictReader(file)]
-
-
-def status(run: Path) -> str:
-    return json.loads((run / "status.json").read_text())["state"]
 
 
 # What a run leaves
@@ -279,99 +215,3 @@ def test_real_volumes_by_one_override(forks: Forks, place: Path, run: Path) -> N
     found = metrics(place / "runs/volumes")
     assert list(found["explainers"]) == ["coin", "layer_cam"]
     assert len(list((place / "runs/volumes/evaluation/masks").glob("*.nii.gz"))) == found["patients"]
-
-
-# Breaking it
-
-
-def test_numbers_that_are_not_finite_end_it_with_code_4(forks: Forks, place: Path, run: Path) -> None:
-    said = forks.run("train", "-c", KIDNEY, *TINY, *COIN, "loss.kl=1e39", "run.name=hot", code=4)
-    assert "step 0: loss term kl of the generator is not finite" in said
-    assert "Traceback" not in said
-    assert status(place / "runs/hot") == "failed"
-
-
-def wait_for(condition: Any, process: Process) -> None:
-    end = time.monotonic() + 120
-    while not condition():
-        assert process.running, process.log.read_text()[-2000:]
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def test_signals_save_and_a_second_process_is_refused(forks: Forks, place: Path, run: Path) -> None:
-    long, done = place / "runs/long", 0
-
-    def goes_on() -> bool:
-        return (long / "metrics.csv").is_file() and len(steps(long)) > done + 3
-
-    for name in ("SIGTERM", "SIGUSR1"):
-        start = ["-cp", "runs/long"] if done else ["-c", KIDNEY, *TINY, *COIN, "run.name=long", "trainer.steps=100000"]
-        process = forks.start("train", *start)
-        wait_for(goes_on, process)
-        second = forks.run("train", "-cp", "runs/long", code=2)
-        assert "runs/long: another process is running here" in second
-        assert "another process" in forks.run("eval_counterfactual", "-cp", "runs/long", code=2)
-        os.kill(process.pid, signal.Signals[name])
-        assert process.wait() == 5
-        assert f"stopped by {name}; the run is saved, continue it with" in process.output
-        assert "python tools/train.py -cp runs/long" in process.output
-        assert status(long) == "preempted"
-        assert len(steps(long)) > done
-        done = len(steps(long))
-        assert steps(long) == list(range(done))
-    forks.run("train", "-cp", "runs/long", f"trainer.steps={done + 1}", "evaluation.attributors=[]")
-    assert steps(long) == list(range(done + 1))
-    assert status(long) == "complete"
-
-
-def test_kill_at_random_moments_and_continue_gives_the_same_weights(forks: Forks, place: Path) -> None:
-    """SIGKILL at any moment of the whole job, each time continued by -cp: the weights are those of a run left alone.
-
-    CFXAI_KILLS says how many; a run that completes is compared, and another one is begun for the kills that remain.
-    """
-    kills, chance = int(os.environ.get("CFXAI_KILLS", "4")), random.Random(0)
-    command = ("train", "-c", KIDNEY, *TINY, *COIN, "trainer.validate_every=2", "evaluation.attributors=[layer_cam]")
-    began = time.monotonic()
-    forks.run(*command, "run.name=alone", "cache=alone")
-    duration = time.monotonic() - began
-    expected, numbers = weights(place / "runs/alone"), comparable(place / "runs/alone")
-    killed = attempt = 0
-    while killed < kills:
-        attempt += 1
-        run = place / f"runs/killed{attempt}"
-        start = (*command, f"run.name={run.name}", f"cache={run.name}")
-        while not (run / "status.json").is_file() or status(run) != "complete":
-            process, began = forks.start(*start), time.monotonic()
-            if killed < kills:
-                time.sleep(chance.uniform(0, duration / 2))
-                if process.running:
-                    os.kill(process.pid, signal.SIGKILL)
-            code = process.wait()
-            assert code in (0, -signal.SIGKILL), process.log.read_text()[-3000:]
-            killed += code != 0
-            if code == 0 and "-c" in start:
-                duration = min(duration, time.monotonic() - began)
-            if (run / "config.yaml").is_file():
-                start = ("train", "-cp", str(run))
-            elif run.exists():
-                run.rename(place / f"nothing-{killed}")  # it was killed before it had begun
-        assert settings(run) == settings(place / "runs/alone"), "conf/ was edited while this ran"
-        assert weights(run) == expected
-        assert comparable(run) == numbers
-        assert steps(run) == list(range(8))
-
-
-def settings(run: Path) -> dict[str, Any]:
-    """The run's config apart from names."""
-    config: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
-    return {key: value for key, value in config.items() if key not in ("run", "cache")}
-
-
-def comparable(run: Path) -> dict[str, Any]:
-    """What metrics.json says apart from names and times."""
-    found = metrics(run)
-    del found["run"]
-    for explainer in (*found["explainers"].values(), found["ceiling"]):
-        del explainer["seconds_per_image"]
-    return found

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-from collections.abc import Iterator
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -17,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from processes import Forks
-from test_end_to_end import COIN, KIDNEY
+from small_run import COIN, KIDNEY, forks, place
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from toy import fit
@@ -28,6 +27,8 @@ from cfxai.methods.coin import Coin, CoinLoss
 from cfxai.nn.discriminators import PatchDiscriminator
 from cfxai.nn.generators import ResidualUNet
 from cfxai.nn.patches import patchwise
+
+__all__ = ["forks", "place"]  # fixtures
 
 # Gradient checkpointing
 
@@ -209,17 +210,6 @@ FEW = (
     *("classifier_training.batch_size=4", "classifier_training.validate_every=6"),
     *("metrics.segmentation.resamples=50", "evaluation.panels=3", "evaluation.batch_size=4"),
 )
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("place")
-
-
-@pytest.fixture(scope="module")
-def forks(place: Path) -> Iterator[Forks]:
-    with Forks(place) as started:
-        yield started
 
 
 def table(path: Path) -> list[dict[str, str]]:
