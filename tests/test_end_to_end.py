@@ -1,18 +1,25 @@
 """The whole job as users start it: what it leaves, judging it again, and other ways to start it."""
 
 import csv
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from omegaconf import OmegaConf
 from PIL import Image
 from processes import Forks
 from safetensors.numpy import load_file
 from small_run import CLASSIFIER, COIN, KIDNEY, TINY, finished, forks, metrics, place, run, status, steps, weights
+
+import cfxai
+from cfxai.errors import ConfigError
+from cfxai.protocols import Explainer
 
 __all__ = ["finished", "forks", "place", "run"]  # fixtures
 
@@ -152,6 +159,55 @@ def test_a_damaged_checkpoint_is_one_sentence(forks: Forks, run: Path) -> None:
     assert "broken.ckpt: is not a whole checkpoint" in said
     assert "Traceback" not in said
     broken.unlink()
+
+
+# Studying regions, and the run as an object
+
+
+def test_regions_of_a_run(forks: Forks, run: Path) -> None:
+    command = ("regions", "-cp", str(run), "regions=grid", "regions.rows=1", "regions.columns=2", "-p", "100")
+    for folder in ("grid", "grid-1"):
+        said = forks.run(*command, "-at", "layer_cam")
+        assert (run / "regions" / folder / "index.html").is_file()
+        assert "Abnormal and normal images: share of the map in each region" in said
+    table = pd.read_csv(run / "regions/grid/scores.csv")
+    assert set(table["method"]) == {"coin", "layer_cam"}
+    assert table.groupby(["id", "method"])["share"].sum().dropna().to_numpy() == pytest.approx(1, abs=1e-4)
+    assert json.loads((run / "regions/grid/tests.json").read_text())["sections"][0]["title"].startswith("Abnormal")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["regions=gird"], "regions=gird: no such option; did you mean grid?"),
+        (
+            ["regions=grid", "regions.row=2"],
+            "regions.row: cfxai.regions.grid.Grid takes no such argument; did you mean",
+        ),
+        (["regions=grid", "-ct", "1", "1"], "--contrast 1 1: needs two different classes; there are 0 = normal, 1 ="),
+        (["regions=grid", "--findings", "x.csv"], "--findings and --terms go together"),
+        (["regions=organ"], "data.organ_masks=true"),
+    ],
+)
+def test_regions_that_cannot_be_studied(forks: Forks, run: Path, words: list[str], said: str) -> None:
+    output = forks.run("regions", "-cp", str(run), *words, code=3 if words == ["regions=organ"] else 2)
+    assert said in output
+    assert "Traceback" not in output
+
+
+def test_a_run_as_an_object(run: Path) -> None:
+    loaded = cfxai.load_run(run)
+    batch = loaded.data.split("test").batch([0, 1])
+    assert isinstance(loaded.method, Explainer)
+    counterfactual = loaded.method.generate(batch["image"], torch.zeros(2, dtype=torch.long))
+    assert counterfactual.difference.shape == batch["image"][:, 0].shape
+    saliency = loaded.attributor("rise", masks=8).attribute(batch["image"], batch["label"])
+    assert saliency.shape == counterfactual.difference.shape
+    assert loaded.regions("grid", rows=2, columns=1)(batch).shape[:2] == (2, 2)
+    with pytest.raises(ConfigError, match="regions=grd: no such option; did you mean grid"):
+        loaded.regions("grd")
+    with pytest.raises(ConfigError, match=r"attribution\.rise\.mask"):
+        loaded.attributor("rise", mask=8)
 
 
 # Names, sweeps, other experiments

@@ -56,7 +56,7 @@ def test_the_method_is_one() -> None:
 
 
 def test_the_attributor_is_one() -> None:
-    attributor = example("GradientTimesInput")(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)))
+    attributor = example("GradientEnergy")(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)))
     assert isinstance(attributor, Attributor)
     saliency = attributor.attribute(torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 1]))
     assert saliency.shape == (3, 8, 8)

@@ -46,15 +46,15 @@ class Arguments(ArgumentParser):
 
 def train() -> NoReturn:
     """`tools/train.py`."""
-    _run(train_command)
+    run(train_command)
 
 
 def evaluate() -> NoReturn:
     """`tools/eval_counterfactual.py`."""
-    _run(evaluate_command)
+    run(evaluate_command)
 
 
-def _run(command: Callable[[list[str]], int]) -> NoReturn:
+def run(command: Callable[[list[str]], int]) -> NoReturn:
     """Leave the process with the command's exit code; a user's mistake is one sentence, a bug keeps its traceback."""
     try:
         code = command(sys.argv[1:])
@@ -102,6 +102,8 @@ def evaluate_command(argv: list[str]) -> int:
         postprocess=arguments.postprocess,
         saliency_threshold=arguments.saliency_threshold,
         skip_fid=arguments.skip_fid,
+        faithfulness=arguments.faithfulness,
+        sanity=arguments.sanity,
         attributors=arguments.attributors,
     )
     return 0
@@ -134,6 +136,8 @@ def _evaluate_arguments(argv: list[str]) -> Namespace:
     parser.add_argument("-pcf", "--postprocess", action="store_true", default=None)
     parser.add_argument("-st", "--saliency-threshold", type=_fraction)
     parser.add_argument("-sf", "--skip-fid", action="store_true", default=None)
+    parser.add_argument("-fa", "--faithfulness", action="store_true", default=None)
+    parser.add_argument("-sa", "--sanity", action="store_true", default=None)
     parser.add_argument("-at", "--attributors", nargs="+", metavar="NAME")
     arguments = parser.read(argv)
     known = options("attribution")

@@ -57,7 +57,41 @@ flags (default: what the run was configured with; in brackets what that is unles
   -pcf, --postprocess              open, fill holes and drop small components of the masks
   -st, --saliency-threshold T      the same as -cft for saliency maps, normalised to [0, 1] [0.975, or auto]
   -sf, --skip-fid                  leave out FID and KID
+  -fa, --faithfulness              also remove pixels in each map's order (deletion, insertion, ROAD), and measure
+                                   localisation without thresholds and sparseness
+  -sa, --sanity                    also check the attributors on randomised classifiers, on another class and on
+                                   slightly changed images
   -at, --attributors NAME … | all  saliency methods to judge beside the counterfactuals
+  -h, --help                       this text"""
+
+
+REGIONS = """\
+Where in the anatomy do a run's maps lie, and does that differ between normal and abnormal patients?
+
+Writes RUN/regions/NAME/: index.html (images, maps and regions to look at, box plots, every test in words), scores.csv
+(one row per image, method and region) and tests.json.
+
+usage:
+  python tools/regions.py -cp RUN regions=NAME [regions.KEY=VALUE …] [flags]
+
+example:
+  python tools/regions.py -cp runs/short regions=lung_zones -at layer_cam rise
+  python tools/regions.py -cp runs/short regions=grid regions.rows=2 regions.columns=2 -cov age sex --table patients.csv
+
+flags (default in brackets):
+  -cp, --run RUN                   the run: its directory, or a file in its checkpoints/
+  -at, --attributors NAME … | all  whose maps, beside the run's counterfactuals [those the run is judged with]
+  -s, --split test|val|train       which images [test]
+  -sc, --score NAME                what is compared: share of the map in the region, enrichment = log(share / area),
+                                   mean, positive or negative sum [share]
+  -ct, --contrast A B              every map is about logit A minus logit B, whatever the image's label [1 0]
+  -cov, --covariates COLUMN …      adjust for these: score (the classifier's), or columns of --table
+  --table FILE.csv                 a row per image, with its id (as in scores.csv)
+  -pub, --published seed|paper     also the published tests, for repetition
+  --findings FILE --terms FILE     readers' findings per image, and which regions each term is about
+  -p, --permutations N             [5000]
+  -n, --max-images N               at most so many images, evenly spaced [all]
+  --seed N                         of permutations and bootstrap [0]
   -h, --help                       this text"""
 
 
@@ -71,6 +105,13 @@ def train_help() -> str:
 def evaluate_help() -> str:
     """The text of `tools/eval_counterfactual.py --help`."""
     return "\n\n".join([EVALUATE, _table("attributors:", options("attribution")), EXIT_CODES])
+
+
+def regions_help() -> str:
+    """The text of `tools/regions.py --help`."""
+    return "\n\n".join(
+        [REGIONS, _table("regions:", options("regions")), _table("attributors:", options("attribution")), EXIT_CODES]
+    )
 
 
 def _table(title: str, rows: dict[str, str]) -> str:
