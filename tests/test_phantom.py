@@ -15,7 +15,8 @@ from cfxai.data import make_phantom
 from cfxai.data.abdomen.canvas import Canvas, Grid
 from cfxai.data.abdomen.scan import CYST, KIDNEY, MARKER, TUMOUR
 from cfxai.data.abdomen.shapes import Capsule, Ellipsoid
-from cfxai.data.phantom import Phantom, assign_splits
+from cfxai.data.phantom import Phantom
+from cfxai.data.phantom_set import assign_splits
 from cfxai.errors import ConfigError
 
 COARSE = {"size": 48, "spacing": 8.0, "slices": 8, "slice_thickness": 15.0}

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from cfxai.data.cache import Cache, Entry
-from cfxai.data.manifest import SHA256, THREADS
+from cfxai.data.manifest import ROLES, THREADS, sum_columns
 from cfxai.data.prepare import Prepared, Row, prepare
 from cfxai.data.recipe import Recipe
 from cfxai.data.reference import Stacks
@@ -39,7 +39,7 @@ class Assembled:
     """All items of a split in the order of its rows.
 
     Attributes:
-        arrays: `images`, and where the set has them `masks`, `organs` and `healthy`; memory-mapped.
+        arrays: `images`, and where the set has them `masks`, `organs`, `healthy` and `regions`; memory-mapped.
         rows: per row of the split {slices, lesion, geometry, dropped}, see `Prepared`.
     """
 
@@ -59,7 +59,7 @@ def assemble(name: str, table: pd.DataFrame, recipe: Recipe, arrays: list[str], 
         name: the split, for messages.
         table: its rows, as `read_manifest` gives them, entries of a stack next to each other.
         recipe: what decides pixels.
-        arrays: images, and masks, organs and healthy when the data set has them.
+        arrays: images, and masks, organs, healthy and regions when the data set has them.
         cache: where the result is kept.
     """
     sources = list(_sources(table, recipe, arrays))
@@ -82,12 +82,11 @@ def _sources(table: pd.DataFrame, recipe: Recipe, arrays: list[str]) -> Iterator
         image = table["image"].iloc[position]
         return image.path if image.array is not None else position
 
-    settings = recipe.describe()
+    settings, sums = recipe.describe(), sum_columns(table)
     for _, members in groupby(range(len(table)), shared_file):
         group = table.iloc[list(members)]
-        columns = (group[name] for name in ("image", "sha256", "mask", "healthy"))
-        rows = [Row(*cells) for cells in zip(*columns, strict=True)]
-        yield Source(rows, _digest([settings, arrays, group[list(SHA256.values())].to_numpy().tolist()]))
+        cells = group[[*ROLES, "sha256"]].to_dict("records")
+        yield Source([Row(**row) for row in cells], _digest([settings, arrays, group[sums].to_numpy().tolist()]))
 
 
 def _digest(value: Any) -> str:
@@ -128,11 +127,14 @@ def _prepare_source(source: Source, recipe: Recipe, arrays: list[str], cache: Ca
 
 
 def _array(item: Prepared, name: str) -> np.ndarray:
-    """An image without a mask or healthy partner, in a set that has them, is free of lesions."""
+    """In a set that has them, an image without a mask or healthy partner is free of lesions, one without a region map
+    has no regions."""
     if name == "masks" and item.masks is None:
         return np.zeros((len(item.images), *item.images.shape[2:]), dtype=bool)
     if name == "healthy" and item.healthy is None:
         return item.images
+    if name == "regions" and item.regions is None:
+        return np.zeros((len(item.images), *item.images.shape[2:]), dtype=np.int16)
     return getattr(item, name)
 
 

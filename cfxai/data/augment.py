@@ -1,4 +1,4 @@
-"""Random flips, small moves, contrast changes and holes in whole batches; masks and healthy images ride along."""
+"""Random flips, small moves, contrast changes and holes in whole batches; masks, regions and healthy images follow."""
 
 import math
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Augment:
     holes: float = 0.0
 
     def __call__(self, batch: dict[str, Any], generator: Generator) -> dict[str, Any]:
-        """The changed batch; `generator` decides all. What moves in from outside is -1 (masks: false)."""
+        """The changed batch; `generator` decides all. What moves in from outside is -1 (masks: false, regions: 0)."""
         image = batch["image"]
         theta = self._affine(image, generator)
         gain = 1 + self.contrast * _uniform(len(image), generator)
@@ -48,6 +48,9 @@ class Augment:
             changed[key] = (moved * gain.view(per_image) + offset.view(per_image)).clamp(-1, 1)
         for key in {"mask", "organ"} & batch.keys():
             changed[key] = _move(batch[key][:, None].float(), theta, "nearest")[:, 0] > 0.5
+        if "region" in batch:
+            moved = _move(batch["region"][:, None].float(), theta, "nearest")[:, 0]
+            changed["region"] = moved.round().to(batch["region"].dtype)
         if self.holes > 0:
             hole = self._holes(image, generator)
             for key in {"image", "healthy"} & batch.keys():

@@ -21,8 +21,9 @@ from cfxai.data.export import Origin, export_masks
 from cfxai.data.foreground import Measured, measure
 from cfxai.data.intensity import Fingerprint, Intensity
 from cfxai.data.items import name_and_label
-from cfxai.data.manifest import SHA256, listing, read_manifest, refuse_gaps
+from cfxai.data.manifest import ROLES, listing, read_manifest, refuse_gaps, sum_columns
 from cfxai.data.naming import unique_names
+from cfxai.data.prepare import RegionLabels
 from cfxai.data.recipe import Recipe
 from cfxai.data.scan import Images, Masks
 from cfxai.data.splits import SPLITS, Split, split_by_patient
@@ -50,6 +51,7 @@ class Dataset:
         groups: the patient of each item.
         origin: the file and slice of each item.
         organs: [n *spatial], where the organ is; None unless asked for by `organ_masks`.
+        regions: [n *spatial] int16, the region that each pixel belongs to, 0 = none; None when the set has none.
         channel: the channel that masks belong to, where others are neighbouring slices; None = all alike.
     """
 
@@ -61,13 +63,14 @@ class Dataset:
     groups: list[str]
     origin: Origin
     organs: Masks | None = None
+    regions: RegionLabels | None = None
     channel: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def batch(self, indices: Sequence[int] | Int[np.ndarray, " b"] | Int[Tensor, " b"]) -> dict[str, Any]:
-        """Copies of the items at `indices`: image, label, id and group; mask, healthy and organ where there are."""
+        """Copies of the items at `indices`: image, label, id and group; mask, healthy, organ and region if any."""
         chosen = np.asarray(indices, dtype=np.int64)
         batch: dict[str, Any] = {
             "image": torch.from_numpy(self.images[chosen]),
@@ -81,6 +84,8 @@ class Dataset:
             batch["healthy"] = torch.from_numpy(self.healthy[chosen])
         if self.organs is not None:
             batch["organ"] = torch.from_numpy(self.organs[chosen])
+        if self.regions is not None:
+            batch["region"] = torch.from_numpy(self.regions[chosen])
         return batch
 
 
@@ -208,8 +213,9 @@ class Data:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over file hashes, labels, patients, splits and the settings that decide pixels."""
-        columns = [*SHA256.values(), "label", "patient", "split"]
-        rows = sorted(self._split.table[columns].astype(str).to_numpy().tolist())
+        table = self._split.table
+        columns = [*sum_columns(table), "label", "patient", "split"]
+        rows = sorted(table[columns].astype(str).to_numpy().tolist())
         return hashlib.sha256(
             json.dumps([rows, self.classes, self.recipe.describe()], sort_keys=True).encode()
         ).hexdigest()
@@ -217,7 +223,7 @@ class Data:
     def manifest_lock(self) -> pd.DataFrame:
         """The manifest as it was used: absolute paths, SHA-256 sums, and the split of every row."""
         table = self._split.table.drop(columns="name")
-        for column in ("image", "mask", "healthy"):
+        for column in ROLES:
             table[column] = table[column].map(
                 lambda file: "" if file is None else str(replace(file, path=file.path.absolute()))
             )
@@ -265,6 +271,7 @@ class Data:
             "masks": whole["mask"].notna().any(),
             "organs": self._asked.organ_masks,
             "healthy": whole["healthy"].notna().any() or self._asked.anomaly is not None,
+            "regions": whole["region"].notna().any(),
         }
         arrays = [kind for kind, there in has.items() if there]
         assembled = assemble(name, table, self.recipe, arrays, Cache(self.cache / "data"))
@@ -298,6 +305,7 @@ class Data:
             masks=masks,
             healthy=assembled.arrays.get("healthy"),
             organs=assembled.arrays.get("organs"),
+            regions=assembled.arrays.get("regions"),
             channel=self.recipe.neighbours or None,
             ids=items.ids,
             groups=table["patient"].repeat(counts).tolist(),

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import inspect
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -11,19 +12,28 @@ from typing import Any
 from cfxai.errors import CfxError, ConfigError
 
 EXAMPLE = """\
-example:
+examples:
   python tools/make_phantom.py -o data/phantom --patients 40
   python tools/train.py -c conf/coin_kidney.yaml data.manifest=data/phantom/manifest.csv
 
-The folder then holds images/ (HU), masks/ (0 background, 1 kidney, 2 tumour, 3 cyst, 4 burned-in marker), healthy/
-(the same scans without the tumours), manifest.csv and preview.png.
+  python tools/make_phantom.py --kind chest -o data/chest --patients 40
+  python tools/train.py -c conf/coin_kidney.yaml data=chest_phantom data.manifest=data/chest/manifest.csv
+
+The folder then holds manifest.csv, preview.png and
+  abdomen: images/ (HU), masks/ (0 background, 1 kidney, 2 tumour, 3 cyst, 4 burned-in marker), healthy/ (the same
+           scans without the tumours);
+  chest:   images/ (16 bit), masks/ (1 opacity), healthy/ (the same radiographs without the opacities), regions/
+           (1 right lung, 2 left lung, 3 heart, 4 mediastinum, 5 diaphragm and abdomen, 6 outside the body).
 """
+DATA = {"abdomen": "", "chest": "data=chest_phantom "}
+"""What training must be told beside the manifest."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the phantom and say what to do with it; returns the exit code."""
     try:
-        summarise(make_phantom(**parse(argv)))
+        options = parse(argv)
+        summarise(make_phantom(**options), options["kind"])
     except CfxError as error:
         print(f"cfxai: {error}", file=sys.stderr)
         return error.exit_code
@@ -31,41 +41,57 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str] | None) -> dict[str, Any]:
-    """The folder and the options given, each an argument of `cfxai.data.phantom.Phantom`."""
+    """The kind, the folder and the options given, each an argument of the phantom of that kind."""
     parser = argparse.ArgumentParser(
         prog="make_phantom.py",
-        description="Write an abdominal CT phantom in HU: kidneys with tumours, cysts and vessels, as NIfTI volumes.",
+        description="Write a phantom: abdominal CT in HU as NIfTI volumes, kidneys with tumours, cysts and vessels;"
+        " or chest radiographs as PNG, with and without pneumonia.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("-o", "--output", dest="folder", type=Path, required=True, help="new or empty folder")
-    parser.add_argument("--patients", type=int, help="number of volumes (160)")
+    parser.add_argument("--kind", choices=[*DATA], default="abdomen", help="of phantom (abdomen)")
+    parser.add_argument("--patients", type=int, help="number of patients (abdomen 160, chest 600)")
     parser.add_argument("--seed", type=int, help="of all that is random (0)")
-    parser.add_argument("--size", type=int, metavar="PIXELS", help="side of a slice (128)")
-    parser.add_argument("--spacing", type=float, metavar="MM", help="size of a pixel (3)")
-    parser.add_argument("--slices", type=int, help="axial slices of a volume (24)")
-    parser.add_argument("--slice-thickness", type=float, metavar="MM", help="distance of the slices (5)")
-    parser.add_argument("--tumour-fraction", type=float, metavar="P", help="share of patients with a tumour (0.65)")
-    parser.add_argument("--cyst-fraction", type=float, metavar="P", help="share of patients with benign cysts (0.4)")
-    parser.add_argument("--noise", type=float, metavar="HU", help="standard deviation of the noise (12)")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="side of a slice or radiograph (128)")
+    noise = "standard deviation of the noise: in HU (abdomen 12), relative (chest 0.006)"
+    parser.add_argument("--noise", type=float, metavar="SD", help=noise)
+    abdomen = parser.add_argument_group("abdomen only")
+    abdomen.add_argument("--spacing", type=float, metavar="MM", help="size of a pixel (3)")
+    abdomen.add_argument("--slices", type=int, help="axial slices of a volume (24)")
+    abdomen.add_argument("--slice-thickness", type=float, metavar="MM", help="distance of the slices (5)")
+    abdomen.add_argument("--tumour-fraction", type=float, metavar="P", help="share of patients with a tumour (0.65)")
+    abdomen.add_argument("--cyst-fraction", type=float, metavar="P", help="share of patients with benign cysts (0.4)")
     shortcut = "probability that a slice with a tumour carries a burned-in marker (0)"
-    parser.add_argument("--shortcut", type=float, metavar="P", help=shortcut)
+    abdomen.add_argument("--shortcut", type=float, metavar="P", help=shortcut)
+    chest = parser.add_argument_group("chest only")
+    pneumonia = "share of patients with pneumonia (0.5)"
+    chest.add_argument("--pneumonia-fraction", type=float, metavar="P", help=pneumonia)
     return vars(parser.parse_args(argv))
 
 
-def make_phantom(folder: Path, **settings: Any) -> Path:
-    """Write `Phantom(**settings)` and a picture of it into `folder`, with a progress bar; returns the manifest.
+def make_phantom(folder: Path, kind: str = "abdomen", **settings: Any) -> Path:
+    """Write the phantom of that kind and a picture of it into `folder`, with a progress bar; returns the manifest.
 
     Raises:
-        ConfigError: the folder is not empty, or a setting is out of range.
+        ConfigError: the folder is not empty, or a setting is out of range or not one of that kind.
     """
     from rich.progress import Progress  # imported late, so that --help is instant
 
+    from cfxai.data import phantom_preview
+    from cfxai.data.chest import preview
+    from cfxai.data.chest.phantom import ChestPhantom
     from cfxai.data.phantom import Phantom
-    from cfxai.data.phantom_preview import write_preview
 
-    phantom = Phantom(**settings)
+    draw, write_preview = {
+        "abdomen": (Phantom, phantom_preview.write_preview),
+        "chest": (ChestPhantom, preview.write_preview),
+    }[kind]
+    foreign = settings.keys() - inspect.signature(draw).parameters.keys()
+    if foreign:
+        raise ConfigError(f"--{min(foreign).replace('_', '-')} is no option of --kind {kind}; leave it out.")
+    phantom = draw(**settings)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} already exists and is not an empty folder; name another one with -o.")
     with Progress() as bar:
@@ -75,12 +101,13 @@ def make_phantom(folder: Path, **settings: Any) -> Path:
     return manifest
 
 
-def summarise(manifest: Path) -> None:
+def summarise(manifest: Path, kind: str) -> None:
     """Print what was written and the next command."""
+    lesion = {"abdomen": "a tumour", "chest": "pneumonia"}[kind]
     with manifest.open() as file:
         rows = list(csv.DictReader(file))
     for split, patients in Counter(row["split"] for row in rows).items():
-        tumours = sum(row["label"] == "1" for row in rows if row["split"] == split)
-        print(f"{split:>6}: {patients:4d} patients, {tumours} with a tumour")
+        sick = sum(row["label"] == "1" for row in rows if row["split"] == split)
+        print(f"{split:>6}: {patients:4d} patients, {sick} with {lesion}")
     print(f"look:   {manifest.parent / 'preview.png'}")
-    print(f"next:   python tools/train.py -c conf/coin_kidney.yaml data.manifest={manifest}")
+    print(f"next:   python tools/train.py -c conf/coin_kidney.yaml {DATA[kind]}data.manifest={manifest}")

@@ -10,18 +10,18 @@ import pandas as pd
 from cfxai.data.reference import STACK_ARRAYS, Reference, Stacks, sha256, stack_arrays
 from cfxai.errors import DataError
 
-ROLES = ("image", "mask", "healthy")
-SHA256 = {"image": "sha256", "mask": "mask_sha256", "healthy": "healthy_sha256"}
-COLUMNS = ("image", "label", "mask", "healthy", "patient", "split", *SHA256.values())
+SHA256 = {"image": "sha256", "mask": "mask_sha256", "healthy": "healthy_sha256", "region": "region_sha256"}
+ROLES = tuple(SHA256)
+COLUMNS = ("label", "patient", "split", *ROLES, *SHA256.values())
 THREADS = 4
 
 
 def read_manifest(path: Path, classes: Sequence[str] = ("normal", "abnormal")) -> pd.DataFrame:
     """The manifest as a table whose files exist and whose SHA-256 sums are known and right.
 
-    Columns: `image`, `mask`, `healthy` (`Reference` or None), `label` (int; -1 if it comes from the mask), `patient`
-    and `split` ("" when the manifest does not say), `sha256`, `mask_sha256`, `healthy_sha256` ("" for no file), and
-    whatever else the file has, as text.
+    Columns: `image`, `mask`, `healthy`, `region` (`Reference` or None), `label` (int; -1 if it comes from the mask),
+    `patient` and `split` ("" when the manifest does not say), `sha256` and the `mask_sha256`, `healthy_sha256` and
+    `region_sha256` ("" for no file), and whatever else the file has, as text.
 
     Raises:
         DataError: a column is missing or misspelt, a label is unknown, a file is missing, or its sum differs.
@@ -32,7 +32,7 @@ def read_manifest(path: Path, classes: Sequence[str] = ("normal", "abnormal")) -
     for role in ROLES:
         cells = table[role] if role in table else [""] * len(table)
         table[role] = pd.Series(
-            [Reference.parse(cell, path.parent, role) if cell else None for cell in cells],
+            [_reference(cell, path.parent, role) if cell else None for cell in cells],
             index=table.index,
             dtype=object,
         )
@@ -45,6 +45,14 @@ def read_manifest(path: Path, classes: Sequence[str] = ("normal", "abnormal")) -
             table[column] = ""
     _check_files(table, path)
     return _with_hashes(table, path)
+
+
+def sum_columns(table: pd.DataFrame) -> list[str]:
+    """The columns of sums that tell data sets apart; that of regions only where there are any.
+
+    So a set without regions is known by the same sums as before there were regions.
+    """
+    return [column for role, column in SHA256.items() if role != "region" or table[role].notna().any()]
 
 
 def refuse_gaps(table: pd.DataFrame, path: Path) -> None:
@@ -88,6 +96,13 @@ def _read_csv(path: Path) -> pd.DataFrame:
     if table.empty:
         raise DataError(f"{path}: the manifest has no rows.")
     return table.apply(lambda column: column.str.strip())
+
+
+def _reference(cell: str, folder: Path, role: str) -> Reference:
+    if role == "region" and ".npz::" in cell and cell.count("::") == 1:
+        stack, _, index = cell.partition("::")
+        raise DataError(f"{cell}: a stack may hold several region maps; name the array, as in {stack}::lobes::{index}.")
+    return Reference.parse(cell, folder, role)
 
 
 def _check_columns(table: pd.DataFrame, path: Path) -> None:

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int16
 
 from cfxai.data.anomaly import insert
 from cfxai.data.geometry import Axis, Displayed, display, resample
@@ -18,6 +18,8 @@ from cfxai.errors import DataError
 GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601 luma
 ROUNDING = 1e-6  # sums of float32 weights miss a half by this little
 
+RegionLabels = Int16[np.ndarray, "n *spatial"]
+
 
 @dataclass(frozen=True)
 class Row:
@@ -27,6 +29,7 @@ class Row:
     sha256: str
     mask: Reference | None = None
     healthy: Reference | None = None
+    region: Reference | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Prepared:
         masks: [n *spatial]; None without a mask.
         organs: [n *spatial]; None unless the recipe asks for organ masks.
         healthy: [n c *spatial], the paired lesion-free image, scaled by the image's own intensity limits.
+        regions: [n *spatial], the region of each pixel, 0 = none; None without a region map.
         slices: number of each slice in its plane, counted from the feet, the back or the left; 0 for whole images.
         lesion: [n] whether there is a lesion; None without a mask.
         geometry: what `export` needs to undo all this.
@@ -48,6 +52,7 @@ class Prepared:
     masks: Masks | None
     organs: Masks | None
     healthy: Images | None
+    regions: RegionLabels | None
     slices: list[int]
     lesion: list[bool] | None
     geometry: dict[str, Any]
@@ -58,7 +63,7 @@ def prepare(row: Row, recipe: Recipe, stacks: Stacks) -> Prepared:
     """Read, orient, select, resample and scale one row of the manifest.
 
     Raises:
-        DataError: a file cannot be used, or mask or healthy image do not lie on the image's grid.
+        DataError: a file cannot be used, or mask, healthy image or region map do not lie on the image's grid.
     """
     assert not isinstance(recipe.intensity, Fingerprint), "a fingerprint is measured before images are prepared"
     scan = read_image(row.image, stacks)
@@ -103,6 +108,7 @@ def prepare(row: Row, recipe: Recipe, stacks: Stacks) -> Prepared:
         masks=masks,
         organs=organs,
         healthy=healthy,
+        regions=None if row.region is None else _regions(row.region, image, row.image, recipe, stacks, positions, axes),
         slices=positions.tolist(),
         lesion=lesion,
         geometry={
@@ -213,6 +219,27 @@ def _shares(
     cell = np.prod([axis.step * spacing for axis, spacing in zip(axes, image.spacing, strict=True)])
     total = shares.sum(axis=tuple(range(1, shares.ndim)), dtype=np.float64)
     return shares, np.round(total * cell, 3)
+
+
+def _regions(
+    region: Reference,
+    image: Displayed,
+    source: Reference,
+    recipe: Recipe,
+    stacks: Stacks,
+    positions: Int[np.ndarray, " n"],
+    axes: list[Axis],
+) -> RegionLabels:
+    """The region in which each cell's centre lies (the later of two pixels that meet there); 0 outside the image."""
+    labels = labels_of(region, image, source, recipe.plane, stacks)
+    if labels.min() < 0 or labels.max() > np.iinfo(np.int16).max or (labels % 1).any():
+        raise DataError(f"{region}: regions must be whole numbers from 0 (none) to {np.iinfo(np.int16).max}.")
+    labels = labels[positions].astype(np.int16)
+    for position, axis in zip(range(-len(axes), 0), axes, strict=True):
+        pixel = np.floor(axis.start + axis.step * (np.arange(axis.size) + 0.5)).astype(int)
+        inside = ((pixel >= 0) & (pixel < axis.length)).reshape([-1] + [1] * (-position - 1))
+        labels = np.take(labels, pixel.clip(0, axis.length - 1), axis=position) * inside
+    return np.ascontiguousarray(labels)
 
 
 def _majority(shares: Float[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
