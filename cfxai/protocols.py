@@ -108,7 +108,7 @@ class Attributor(Protocol):
     """What each pixel contributes to the target: raw, > 0 for it, < 0 against it; never rescaled per image.
 
     The same map for an image alone and inside a batch; the classifier's weights, modes and hooks stay as they were.
-    Labels ask about a class's logit.
+    Labels ask about a class's logit. A map that would be wrong for the network or the target is an `UnsuitableError`.
     """
 
     def attribute(self, image: Image, target: Labels | Target) -> Saliency: ...
