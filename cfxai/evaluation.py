@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,16 @@ from cfxai.config.build import Parts
 from cfxai.config.catalogue import CONF, options
 from cfxai.data.dataset import Data, Dataset
 from cfxai.errors import ConfigError, UnsuitableError
-from cfxai.judging import LesionFree, classifier_quality, judge, metric_factory
+from cfxai.judging import LesionFree, classifier_quality, faithfulness_metrics, judge, metric_factory
 from cfxai.nn.features import penultimate
 from cfxai.nn.weights import digest, load_weights
 from cfxai.protocols import NORMAL, Attributor, Explainer, Result
-from cfxai.report import classifier_line, tables, write_cases, write_panels
+from cfxai.report import classifier_line, tables, write_cases, write_panels, write_sanity
 from cfxai.run.checkpoint import load_checkpoint, restore
 from cfxai.run.directory import Run, continue_command, locked, shown
 from cfxai.run.locate import locate
 from cfxai.run.progress import Track, console
+from cfxai.sanity_checks import Checked, check_attributors
 from cfxai.selection import shown_cases, spaced
 from cfxai.settings import Settings
 from cfxai.thresholds import extractors
@@ -134,7 +135,7 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
     }
     fresh_metrics = metric_factory(
         parts,
-        cfg.metrics,
+        (faithfulness_metrics(parts) if settings.faithfulness else {}) | dict(cfg.metrics),
         skip_realism=settings.skip_fid,
         tau=settings.tau,
         features=penultimate(classifier),
@@ -177,7 +178,17 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
             metrics["cf_threshold"], masks = found["threshold"], judged.masks
     if subjects and not metrics["explainers"]:
         raise UnsuitableError(" ".join(f"{name}: {why}" for name, why in metrics["refused"].items()))
-    write_evaluation(run, metrics, pictures, cases, data, dataset, masks)
+    checked: dict[str, Checked] = {}
+    if settings.sanity:
+        checked = check_attributors(
+            {name: attributor_maker(parts, cfg, name) for name in settings.attributors if name in pictures},
+            classifier, dataset, spaced(abnormal, settings.sanity_images), device,
+            regions=parts["regions"] if "regions" in parts else None,  # noqa: SIM401
+            seed=cfg.seed, between=run.stop_if_requested,
+        )  # fmt: skip
+        for name, one in checked.items():
+            metrics["explainers"][name]["sanity"] = one.numbers
+    write_evaluation(run, metrics, pictures, cases, data, dataset, masks, checked)
     return metrics
 
 
@@ -191,12 +202,21 @@ def build_explainers(
         method.modules.to(device)
         found[method.name] = method
     for name in settings.attributors:
-        file = CONF / "attribution" / f"{name}.yaml"
-        node = cfg.attribution[name] if name in cfg.attribution else OmegaConf.load(file) if file.is_file() else None
-        if not isinstance(node, DictConfig):
-            raise ConfigError(f"-at {name}: no such attributor; there are {', '.join(options('attribution'))}.")
-        found[name] = parts.fresh(node, f"attribution.{name}")
+        found[name] = attributor_maker(parts, cfg, name)(parts["classifier"])
     return found
+
+
+def attributor_maker(parts: Parts, cfg: DictConfig, name: str) -> Callable[[nn.Module], Attributor]:
+    """What makes an attributor, as the config or `conf/attribution` describes it, for a classifier.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    file = CONF / "attribution" / f"{name}.yaml"
+    node = cfg.attribution[name] if name in cfg.attribution else OmegaConf.load(file) if file.is_file() else None
+    if not isinstance(node, DictConfig):
+        raise ConfigError(f"-at {name}: no such attributor; there are {', '.join(options('attribution'))}.")
+    return lambda classifier: parts.fresh(node, f"attribution.{name}", classifier=classifier)
 
 
 def write_evaluation(
@@ -207,6 +227,7 @@ def write_evaluation(
     data: Data,
     dataset: Dataset,
     masks: np.ndarray | None,
+    checked: Mapping[str, Checked],
 ) -> None:
     """Prints the tables and writes `evaluation/`; an earlier one is kept beside it as `evaluation-1`, `-2`, …"""
     scratch = run.directory / ".evaluation"
@@ -217,6 +238,8 @@ def write_evaluation(
         threshold = metrics["explainers"][main]["threshold"]
         caption = f"threshold {threshold:.3f}; green: hit, orange: false alarm, yellow: missed"
         write_panels(scratch / "panels", main, pictures, dataset.ids, caption)
+    if checked:
+        write_sanity(scratch / "panels/sanity.png", {name: one.pictures for name, one in checked.items()})
     if masks is not None:
         data.export_masks("test", masks, scratch / "masks")
     if any(cases.values()):
@@ -235,6 +258,8 @@ def write_evaluation(
     log.info("metrics  %s", shown(run.evaluation / "metrics.json"))
     if (overview := run.evaluation / "panels/overview.png").is_file():
         log.info("panels   %s", shown(overview))
+    if checked:
+        log.info("sanity   %s", shown(run.evaluation / "panels/sanity.png"))
     if (per_case := run.evaluation / "cases.csv").is_file():
         log.info("cases    %s", shown(per_case))
     if masks is not None:

@@ -10,15 +10,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from cfxai.config.build import Parts
+from cfxai.config.catalogue import CONF
 from cfxai.data.dataset import Dataset
 from cfxai.data.geometry import Axis
 from cfxai.masks.threshold import Threshold
 from cfxai.metrics.classification import ClassifierQuality
+from cfxai.metrics.faithfulness import DeletionInsertion, Road
+from cfxai.metrics.localisation import Localisation
 from cfxai.metrics.realism import Realism
+from cfxai.metrics.region_flipping import RegionFlipping
+from cfxai.metrics.sparseness import Sparseness
 from cfxai.protocols import NORMAL, Attributor, Counterfactual, Explainer, Image, Labels, Logits, Metric, Result
+
+FAITHFULNESS = ("deletion_insertion", "road", "localisation", "sparseness")
+"""What judges a map beside its mask, by name in `conf/metrics`."""
+WITHOUT_MASK = (Realism, DeletionInsertion, Road, RegionFlipping, Localisation, Sparseness)
+"""Metrics that are the same under every threshold."""
 
 
 class LesionFree:
@@ -76,6 +87,12 @@ def metric_factory(
     return lambda: {name: parts.fresh(node, f"metrics.{name}", **offered) for name, node in chosen.items()}
 
 
+def faithfulness_metrics(parts: Parts) -> dict[str, Any]:
+    """The configs of `FAITHFULNESS`, with regions also of flipping them."""
+    names = [*FAITHFULNESS, *(["region_flipping"] if "regions" in parts else [])]
+    return {name: OmegaConf.load(CONF / "metrics" / f"{name}.yaml") for name in names}
+
+
 @torch.no_grad()
 def probabilities(classifier: nn.Module, image: Image) -> Logits:
     """The classifier's softmax."""
@@ -115,9 +132,9 @@ def judge(
     The main extractor's metrics are the result's keys; each extractor's are also under its own name.
     """
     main = next(iter(extractors))
-    # Realism does not depend on the mask: measuring it again under a further threshold would pass every image twice.
+    # What does not depend on the mask is not measured again under a further threshold: it passes every image.
     measured = {
-        name: {key: metric for key, metric in metrics().items() if name == main or not isinstance(metric, Realism)}
+        name: {key: metric for key, metric in metrics().items() if name == main or not isinstance(metric, WITHOUT_MASK)}
         for name in extractors
     }
     masks = np.zeros((len(dataset), *dataset.images.shape[2:]), bool) if keep_masks else None

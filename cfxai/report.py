@@ -27,11 +27,29 @@ COUNTERFACTUALS = {
     "FID": lambda m: _number(m["fid"], 2),
     "s/image": lambda m: _number(m["seconds_per_image"], 4),
 }
+FAITHFULNESS = {
+    "deletion ↓": lambda m: _number(m["deletion"]),
+    "below random": lambda m: _number(m["deletion_below_random"]),
+    "insertion ↑": lambda m: _number(m["insertion"]),
+    "above random": lambda m: _number(m["insertion_above_random"]),
+    "by regions": lambda m: _number(m.get("region_deletion_below_random")),
+    "ROAD ↑": lambda m: _number(m["road"]),
+    "lesion's part ↑": lambda m: _number(m.get("relevance_mass")),
+    "Gini": lambda m: _number(m.get("gini")),
+    "s/image": lambda m: _number(m["seconds_per_image"], 4),
+}
+SANITY = {
+    "all layers random": lambda m: _number(m["randomised_spearman"]),
+    "(SSIM)": lambda m: _number(m["randomised_ssim"]),
+    "another class": lambda m: _number(m["random_logit_spearman"]),
+    "max-sensitivity ↓": lambda m: _number(m["max_sensitivity"]),
+    "infidelity ↓": lambda m: _number(m["infidelity"]),
+}
 CEILING = "ceiling"
 
 
 def tables(metrics: Mapping[str, Any]) -> list[Table]:
-    """Where the lesion is, for every explainer; then how the counterfactuals are."""
+    """Where the lesion is, for every explainer; how the counterfactuals are; faithfulness and sanity where measured."""
     other = "fixed" if metrics["cf_threshold_rule"] == "auto" else "auto"
     rows = dict(metrics["explainers"]) | ({CEILING: metrics["ceiling"]} if metrics["ceiling"] else {})
 
@@ -47,7 +65,36 @@ def tables(metrics: Mapping[str, Any]) -> list[Table]:
     for name, m in rows.items():
         if m["l1"] is not None:
             how.add_row(name, *(render(m) for render in COUNTERFACTUALS.values()))
-    return [where, how] if how.row_count else [where]
+    return [where, *(table for table in (how, faithfulness(rows), sanity(rows)) if table.row_count)]
+
+
+def faithfulness(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Whether the classifier looks where each map says."""
+    table = _table("faithfulness", ["explainer", *FAITHFULNESS])
+    table.caption = (
+        "Areas under the probability as pixels are removed or inserted in the map's order,\n"
+        "and how much better that is than a random order on the same images, by regions too;\n"
+        "of ROAD a random order has 0. Intervals are in metrics.json."
+    )
+    for name, m in rows.items():
+        if "deletion" in m:
+            table.add_row(name, *(render(m) for render in FAITHFULNESS.values()))
+    return table
+
+
+def sanity(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Whether the saliency maps depend on the classifier and on the question."""
+    table = _table("sanity", ["attributor", *SANITY])
+    table.caption = (
+        "Rank correlation of a map with that of a random classifier, which should be\n"
+        "near 0, and with that of another class, which should not be near 1; how much a\n"
+        "map moves when the image changes by 1 %; and which part of the score's changes\n"
+        "under noise it does not explain."
+    )
+    for name, m in rows.items():
+        if found := m.get("sanity"):
+            table.add_row(name, *(render(found) for render in SANITY.values()))
+    return table
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
@@ -122,6 +169,12 @@ def write_panels(
     overview = directory / "overview.png"
     panel(overview, rows, titles=titles, caption=caption)
     return [overview, *paths]
+
+
+def write_sanity(path: Path, pictures: Mapping[str, Mapping[str, Picture]]) -> None:
+    """A row for each attributor: its map of one image, of ever more random classifiers, and of another class."""
+    caption = "strength of the maps |S|; all layers are random from the logits down to the one named"
+    panel(path, list(pictures.values()), titles=list(pictures), caption=caption)
 
 
 def write_cases(path: Path, cases: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:

@@ -16,6 +16,9 @@ class Settings:
         saliency_threshold: of min-max-normalised saliency; None = COIN's 0.975 beside a fixed `cf_threshold`, and each
             attributor's own best on validation beside "auto".
         skip_fid: leave FID and KID out.
+        faithfulness: also measure deletion, insertion, ROAD, localisation without thresholds, and sparseness.
+        sanity: also check attributors on randomised classifiers, other classes and changed images.
+        sanity_images: images that they are checked on, at most.
         attributors: saliency methods to compare with, by name.
         panels: images to draw. max_images: judge at most so many of the split; None = all.
         threshold_images: validation images that a threshold is chosen on, at most.
@@ -27,6 +30,9 @@ class Settings:
     postprocess: bool = False
     saliency_threshold: float | None = None
     skip_fid: bool = False
+    faithfulness: bool = False
+    sanity: bool = False
+    sanity_images: int = 8
     attributors: Sequence[str] = ()
     panels: int = 8
     max_images: int | None = None

@@ -23,6 +23,7 @@ TINY = (
     *("data.phantom.slice_thickness=16.0", "data.size=32", "data.min_lesion_area=0", "data.min_organ_area=100"),
     *("classifier.widths=[4,8]", "classifier_training.steps=20", "classifier_training.batch_size=8"),
     *("classifier_training.validate_every=10", "metrics.segmentation.resamples=50", "evaluation.panels=3"),
+    *("evaluation.threshold_images=12", "evaluation.sanity_images=2"),
 )
 COIN = (
     *("trainer.steps=8", "trainer.batch_size=4", "trainer.validate_every=4", "trainer.checkpoint_every=2"),

@@ -87,7 +87,7 @@ def test_the_process_leaves_with_the_code_and_one_sentence(
         raise error
 
     with pytest.raises(SystemExit) as left:
-        cli._run(command)
+        cli.run(command)
     assert left.value.code == code
     assert capsys.readouterr().err == (f"cfxai: {error}\n" if isinstance(error, CfxError) else "")
 

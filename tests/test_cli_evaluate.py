@@ -33,9 +33,9 @@ def test_what_is_not_said_is_left_to_the_run(evaluated: list[tuple[Path, dict[st
 
 
 def test_short_and_long_flags(evaluated: list[tuple[Path, dict[str, Any]]]) -> None:
-    exit_code("-cft 0.25 -t 0.9 -pcf -st 0.9 -sf -at rise layer_cam -cp runs/small", cli.evaluate_command)
+    exit_code("-cft 0.25 -t 0.9 -pcf -st 0.9 -sf -fa -sa -at rise layer_cam -cp runs/small", cli.evaluate_command)
     long = "--run runs/small --cf-threshold 0.25 --tau 0.9 --postprocess --saliency-threshold 0.9 --skip-fid"
-    exit_code(f"{long} --attributors rise layer_cam", cli.evaluate_command)
+    exit_code(f"{long} --faithfulness --sanity --attributors rise layer_cam", cli.evaluate_command)
     exit_code("-cp runs/small -cft auto -at all", cli.evaluate_command)
     (_, short), (_, spelt_out), (_, everything) = evaluated
     assert short == spelt_out
@@ -45,6 +45,8 @@ def test_short_and_long_flags(evaluated: list[tuple[Path, dict[str, Any]]]) -> N
         "postprocess": True,
         "saliency_threshold": 0.9,
         "skip_fid": True,
+        "faithfulness": True,
+        "sanity": True,
         "attributors": ["rise", "layer_cam"],
     }
     assert (everything["cf_threshold"], everything["attributors"]) == ("auto", list(groups()["attribution"]))

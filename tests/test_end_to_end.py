@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 from small_run import CLASSIFIER, COIN, KIDNEY, TINY, finished, forks, metrics, place, run, status, steps, weights
 
 import cfxai
+from cfxai.config.catalogue import options
 from cfxai.errors import ConfigError
 from cfxai.protocols import Explainer
 
@@ -142,9 +143,18 @@ def test_which_attributors_and_without_fid(evaluated: Any) -> None:
     found = evaluated("-at", "layer_cam", "-sf")
     assert list(found["explainers"]) == ["coin", "layer_cam"]
     assert found["explainers"]["coin"]["kid"] is found["explainers"]["coin"]["fid"] is found["realism"] is None
-    everything = evaluated("-at", "all", "-pcf", "-t", "0.5")
-    assert set(everything["explainers"]) == {"coin", "rise", "score_cam", "layer_cam"}
-    assert (everything["postprocess"], everything["tau"]) == (True, 0.5)
+
+
+def test_all_attributors_with_faithfulness_and_sanity(evaluated: Any, run: Path) -> None:
+    found = evaluated("-at", "all", "-pcf", "-t", "0.5", "-fa", "-sa", "-sf")
+    assert (found["postprocess"], found["tau"]) == (True, 0.5)
+    maps = {name: block for name, block in found["explainers"].items() if name != "coin"}
+    assert maps.keys() | found["refused"].keys() == options("attribution").keys()
+    assert "attention_rollout: this network" in found["refused"]["attention_rollout"]
+    for name, block in maps.items():
+        assert 0 <= block["deletion"] <= 1, name
+        assert "sanity" in block, name
+    assert (run / "evaluation/panels/sanity.png").is_file()
 
 
 def test_a_checkpoint_by_name_and_the_log_of_it_all(forks: Forks, run: Path) -> None:

@@ -52,6 +52,9 @@ class Evaluation:
     postprocess: bool
     saliency_threshold: float | None
     skip_fid: bool
+    faithfulness: bool
+    sanity: bool
+    sanity_images: int
     attributors: list[str]
     panels: int
     max_images: int | None
@@ -123,6 +126,7 @@ RANGES: dict[str, Rule] = {
     "evaluation.cf_threshold": FRACTION_OR_AUTO,
     "evaluation.tau": FRACTION,
     "evaluation.saliency_threshold": FRACTION,
+    "evaluation.sanity_images": POSITIVE,
     "evaluation.panels": NOT_NEGATIVE,
     "evaluation.max_images": POSITIVE,
     "evaluation.threshold_images": POSITIVE,

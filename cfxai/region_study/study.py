@@ -2,8 +2,9 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import numpy as np
 from rich.table import Table
 
 from cfxai.attribution.targets import Contrast
-from cfxai.data.dataset import Data
-from cfxai.errors import ConfigError
+from cfxai.data.dataset import Data, Dataset
+from cfxai.errors import ConfigError, UnsuitableError
 from cfxai.loaded import LoadedRun, load_run
-from cfxai.protocols import NORMAL, Attributor, Explainer, Image, Labels, Saliency, Target
+from cfxai.metrics.sanity import randomised
+from cfxai.protocols import NORMAL, Attributor, Explainer, Image, Labels, Regions, Saliency, Target
 from cfxai.region_study.analysis import analyse
 from cfxai.region_study.covariates import covariates_of
 from cfxai.region_study.measurement import Measured, measure
@@ -109,8 +111,7 @@ def _study(loaded: LoadedRun, ask: Study) -> Path:
     log.info("regions %s of %s: %d images", ", ".join(regions.names), ask.split, len(indices))
     shown_on_page = shown_cases(dataset, indices, SHOWN)
     measured = measure(explainers, loaded.classifier, dataset, regions, target, device, show=shown_on_page, **common)
-    intensity = measure({"i": Intensity()}, loaded.classifier, dataset, regions, target, device, **common)
-    share = np.repeat(intensity.scores["share"], len(measured.methods), 1)
+    references = dict(_references(loaded, measured, wanted, partial(measure, **common), dataset, regions, target))
     questions = Questions(
         score=ask.score,
         draws=ask.draws,
@@ -118,11 +119,36 @@ def _study(loaded: LoadedRun, ask: Study) -> Path:
         covariates=covariates_of(measured.images, ask.covariates, ask.table),
         published=ask.published,
         findings=findings,
-        references={"the intensities alone": Reference(measured.methods, share)},
+        references=references,
     )
     sample, notes = usable_regions(measured, ask.score)
     notes += [f"{name} is not shown: {why}" for name, why in measured.refused.items()]
     return write(run, ask, data, measured, list(analyse(sample, questions)), notes)
+
+
+def _references(
+    loaded: LoadedRun,
+    measured: Measured,
+    attributors: Sequence[str],
+    measure: Callable[..., Measured],
+    dataset: Dataset,
+    regions: Regions,
+    target: Target,
+) -> Iterator[tuple[str, Reference]]:
+    """The shares of the picture alone, and of the same methods on a network that has learnt nothing."""
+    common = (loaded.classifier, dataset, regions, target, loaded.device)
+    share = measure({"picture": Intensity()}, *common).scores["share"]
+    yield "the intensities alone", Reference(measured.methods, np.repeat(share, len(measured.methods), 1))
+    names = [name for name in attributors if name in measured.methods]
+    if not names:
+        return
+    image = dataset.batch([0])["image"].to(loaded.device)
+    (_, _, network) = next(iter(randomised(loaded.classifier, image, stages=1, seed=0)))
+    try:
+        found = measure({name: loaded.attributor(name, network) for name in names}, *common)
+    except UnsuitableError:
+        return
+    yield "random weights", Reference(found.methods, found.scores["share"])
 
 
 def write(
