@@ -104,6 +104,29 @@ def test_relevance_is_conserved(make: Callable[[], nn.Module], size: tuple[int, 
     assert torch.allclose(relevance.flatten(1).sum(1), due(network, image, target, head), atol=0.002)
 
 
+class NearlyCancels(nn.Module):
+    """Reads pixel 2 plus -0.99 times pixel 1, two branches of a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.here, self.left = nn.Conv2d(1, 1, 1, bias=False), nn.Conv2d(1, 1, (1, 3), padding=(0, 1), bias=False)
+        self.head = nn.Linear(4, 2, bias=False)
+        self.here.weight.data = torch.ones(1, 1, 1, 1)
+        self.left.weight.data = torch.tensor([-0.99, 0, 0]).view(1, 1, 1, 3)
+        self.head.weight.data = torch.tensor([[0.0, 0, 0, 0], [0, 0, 1, 0]])
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head((self.here(image) + self.left(image)).relu().flatten(1))
+
+
+def test_branches_that_nearly_cancel_do_not_blow_relevance_up() -> None:
+    image, label = torch.ones(1, 1, 1, 4), torch.tensor([1])
+    steady = LRP(NearlyCancels(), rule="epsilon_plus").attribute(image, label)
+    assert torch.allclose(steady, torch.tensor([[[0, 0, 0.01, 0]]]), atol=1e-4), "only what speaks for the sum"
+    by_value = LRP(NearlyCancels(), rule="epsilon").attribute(image, label)
+    assert torch.allclose(by_value, torch.tensor([[[0, -0.99, 1.0, 0]]]), atol=1e-3), "in proportion to the value"
+
+
 def test_the_last_layers_bias_does_not_turn_a_map_upside_down() -> None:
     """As it does where relevance starts as the score: what speaks for a class speaks for it below any threshold."""
     image = torch.full((1, 1, 4, 4), 0.5)

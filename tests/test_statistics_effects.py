@@ -1,5 +1,7 @@
 """Effects, intervals, power and adjusted p-values against pairs counted one by one, scipy and statsmodels."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -86,6 +88,19 @@ def test_equivalence_against_statsmodels() -> None:
         assert equivalence_p(a.mean() - b.mean(), error, welch.df, margin) == pytest.approx(expected)
     paired = equivalence_p(np.mean(a - b[:25]), stats.sem(a - b[:25]), 24, 0.7)
     assert paired == pytest.approx(ttost_paired(a, b[:25], -0.7, 0.7)[0])
+
+
+@pytest.mark.parametrize("tests", [1, 3, 36, 108])
+@pytest.mark.parametrize("patients", [6, 30, 57, (6, 30), (57, 60)])
+def test_what_is_called_detectable_is_found_with_80_percent_power(patients: Any, tests: int) -> None:
+    found, alpha = detectable(patients, 0.05 / tests), 0.05 / tests
+    noise, draws = np.random.default_rng(0), 20_000
+    if isinstance(patients, int):
+        p = stats.ttest_1samp(noise.normal(found, 1, (draws, patients)), 0, axis=1).pvalue
+    else:
+        groups = noise.normal(found, 1, (draws, patients[0])), noise.normal(0, 1, (draws, patients[1]))
+        p = stats.ttest_ind(*groups, axis=1).pvalue
+    assert (p < alpha).mean() == pytest.approx(0.8, abs=0.015)
 
 
 def test_detectable_differences() -> None:

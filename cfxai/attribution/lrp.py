@@ -33,7 +33,9 @@ class LRP(Channelwise):
     - `epsilon_plus_flat`, `alpha2_beta1_flat`: the same, but the first layer hands back evenly over its window.
 
     Relevance starts as what each feature before the last layer adds to the score, so that what speaks for a class is
-    positive whatever the sign of its score. Biases get nothing. Sums and means are shared out by value; activations and
+    positive whatever the sign of its score. Biases get nothing. Sums of branches are shared out by their positive parts
+    (by size where there are none), under `epsilon` by value, as means are: by value, 1.00 and -0.99 would get a hundred
+    times what came in, with opposite signs, which residual networks do from block to block. Activations and
     normalisations hand on what they get (identity rule: Achtibat et al. 2024, arXiv:2402.05602), products with a gate
     hand it to the gated. A map adds up to the score without the last layer's bias; one that does not is refused.
 
@@ -91,7 +93,8 @@ class LRP(Channelwise):
         return parts
 
     def _rules(self) -> Rules:
-        from zennit.rules import AlphaBeta, Epsilon, Norm, ZPlus
+        from zennit.core import BasicHook
+        from zennit.rules import AlphaBeta, Epsilon, NoMod, Norm, ZPlus
 
         epsilon = Epsilon(self.epsilon, zero_params=["bias"])
         convolution = {
@@ -99,7 +102,9 @@ class LRP(Channelwise):
             "epsilon_plus": ZPlus(zero_params=["bias"]),
             "alpha2_beta1": AlphaBeta(2, 1, zero_params=["bias"]),
         }[self.rule.removesuffix("_flat")]
-        return [*_handing_on(), ((Sum, *AVERAGES), Norm()), ((nn.Linear,), epsilon), (LINEAR, convolution)]
+        branches = Norm() if self.rule == "epsilon" else BasicHook([_shares], [NoMod(param_keys=[])])
+        rest = [(AVERAGES, Norm()), ((nn.Linear,), epsilon), (LINEAR, convolution)]
+        return [*_handing_on(), ((Sum,), branches), *rest]
 
     def _first(self) -> Any:
         from zennit.rules import Flat
@@ -152,6 +157,12 @@ class ExcitationBackprop(Channelwise):
             probability = input_gradient(canonical.network, image, target)
         total = probability.flatten(1).abs().sum(1).clamp_min(torch.finfo(torch.float32).tiny)
         return probability / total.view(-1, *[1] * (probability.ndim - 1))
+
+
+def _shares(stacked: Tensor) -> Tensor:
+    """What each summand of a `Sum` counts: its positive part, or its size where none is positive."""
+    positive = stacked.clamp(min=0)
+    return torch.where(positive.sum(-1, keepdim=True) > 0, positive, stacked.abs())
 
 
 def _handing_on() -> Rules:

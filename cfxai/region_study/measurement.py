@@ -1,7 +1,7 @@
 """Every map of a study, measured in the same regions and asked the same question about every image."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from cfxai.run.progress import Track
 
 SCORES = ("share", "enrichment", "mean", "positive", "negative")
 """Of `regions.scores.RegionScores`; `area` is in the table too."""
+KEPT = (*SCORES, "published", "coarse")
 COARSE = 32
 """Cells along each axis of the maps that are kept of every image, to move regions about in."""
 OUTCOMES = {(True, True): "TP", (True, False): "FN", (False, False): "TN", (False, True): "FP"}
@@ -68,6 +69,13 @@ class Measured:
     def abnormal(self) -> Int[np.ndarray, " n"]:
         return (self.images["label"].to_numpy() != NORMAL).astype(int)
 
+    def only(self, methods: Sequence[str]) -> "Measured":
+        """The same of some methods, in this order."""
+        chosen = [self.methods.index(method) for method in methods]
+        scores = {name: values[:, chosen] for name, values in self.scores.items()}
+        cells = replace(self.coarse, maps=self.coarse.maps[:, chosen])
+        return replace(self, methods=tuple(methods), scores=scores, coarse=cells)
+
     def table(self) -> pd.DataFrame:
         """One row per image, method and region."""
         n, m, r = next(iter(self.scores.values())).shape
@@ -102,39 +110,47 @@ def measure(
         DataError: regions that no image has.
         UnsuitableError: every method refuses.
     """
-    located = _located(classifier, dataset, regions, target, device, indices, batch_size, set(show))
-    cases = located.cases
-    found: dict[str, dict[str, list[Tensor]]] = {}
+    rows = _Rows(set(show))
+    parts: dict[str, dict[str, list[Tensor]]] = {name: {score: [] for score in KEPT} for name in explainers}
     refused: dict[str, str] = {}
-    for name, explainer in explainers.items():
-        parts: dict[str, list[Tensor]] = {score: [] for score in (*SCORES, "published", "coarse")}
-        try:
-            with Track(f"mapping {name}", len(indices)) as track:
-                for chosen, batch in batches(dataset, indices, batch_size, device):
-                    tick()
-                    saliency, inside = mapped(explainer, batch["image"], target, dataset.channel), regions(batch)
-                    measured = scores(saliency, inside)
-                    for score in SCORES:
-                        parts[score].append(getattr(measured, score).cpu())
-                    parts["published"].append(published_scores(saliency.abs(), inside).cpu())
-                    parts["coarse"].append(coarse(saliency.abs()[:, None])[:, 0])
-                    for position, one in enumerate(saliency):
-                        if (row := track.done + position) in cases:
-                            cases[row].maps[name] = one.cpu()
-                    track.advance(by=len(chosen))
-        except UnsuitableError as error:
-            refused[name] = str(error)
-            continue
-        found[name] = parts
+    with Track("measuring", len(indices)) as track:
+        for chosen, batch in batches(dataset, indices, batch_size, device):
+            tick()
+            inside, first = regions(batch), len(rows.images)
+            rows.add(chosen, batch, inside, dataset, classifier, target)
+            for name, explainer in explainers.items():
+                if name in refused:
+                    continue
+                try:
+                    saliency = mapped(explainer, batch["image"], target, dataset.channel)
+                except UnsuitableError as error:
+                    refused[name] = str(error)
+                    continue
+                found = scores(saliency, inside)
+                for score in SCORES:
+                    parts[name][score].append(getattr(found, score).cpu())
+                parts[name]["published"].append(published_scores(saliency.abs(), inside).cpu())
+                parts[name]["coarse"].append(coarse(saliency.abs()[:, None])[:, 0])
+                for position, one in enumerate(saliency):
+                    if first + position in rows.cases:
+                        rows.cases[first + position].maps[name] = one.cpu()
+            track.advance(by=len(chosen))
+    return _assembled(rows, {name: found for name, found in parts.items() if name not in refused}, regions, refused)
+
+
+def _assembled(
+    rows: "_Rows", found: Mapping[str, Mapping[str, list[Tensor]]], regions: Regions, refused: Mapping[str, str]
+) -> Measured:
+    area, places, body = (torch.cat(parts).numpy() for parts in (rows.areas, rows.regions, rows.bodies))
+    if not area.any():
+        raise DataError("regions: no image has any of them; look at the data, or choose other regions.")
     if not found:
         raise UnsuitableError(" ".join(f"{name}: {why}" for name, why in refused.items()))
-    stacked = {
-        name: np.stack([torch.cat(parts[name]).numpy() for parts in found.values()], 1)
-        for name in (*SCORES, "published", "coarse")
-    }
-    maps = Coarse(stacked.pop("coarse"), located.regions, located.body)
-    stacked["area"] = np.repeat(located.area[:, None], len(found), 1)
-    return Measured(located.images, tuple(found), tuple(regions.names), stacked, maps, refused, cases)
+    stacked = {name: np.stack([torch.cat(parts[name]).numpy() for parts in found.values()], 1) for name in KEPT}
+    maps = Coarse(stacked.pop("coarse"), places, body)
+    stacked["area"] = np.repeat(area[:, None], len(found), 1)
+    images = pd.DataFrame(rows.images)
+    return Measured(images, tuple(found), tuple(regions.names), stacked, maps, refused, rows.cases)
 
 
 def mapped(explainer: Explainer | Attributor, image: Tensor, target: Target, channel: int | None = None) -> Saliency:
@@ -159,41 +175,38 @@ def coarse(maps: Tensor) -> Tensor:
     return area_pool(maps.float(), tuple(min(COARSE, length) for length in maps.shape[2:])).cpu()
 
 
-@dataclass(frozen=True)
-class _Located:
-    """What is known of the images before any map: see `Measured`; area [n r]."""
+class _Rows:
+    """What is known of the images before any map, in the order in which they are measured."""
 
-    images: pd.DataFrame
-    cases: dict[int, Case]
-    area: Float[np.ndarray, "n r"]
-    regions: Float[np.ndarray, "n r *cells"]
-    body: Float[np.ndarray, "n *cells"]
+    def __init__(self, show: set[int]) -> None:
+        self.show = show
+        self.images: list[dict[str, Any]] = []
+        self.cases: dict[int, Case] = {}
+        self.areas: list[Tensor] = []
+        self.regions: list[Tensor] = []
+        self.bodies: list[Tensor] = []
 
-
-def _located(
-    classifier: nn.Module,
-    dataset: Dataset,
-    regions: Regions,
-    target: Target,
-    device: torch.device,
-    indices: Sequence[int],
-    batch_size: int,
-    show: set[int],
-) -> _Located:
-    rows, cases = [], {}
-    areas, insides, bodies = [], [], []
-    for chosen, batch in batches(dataset, indices, batch_size, device):
+    def add(
+        self,
+        chosen: Sequence[int],
+        batch: Mapping[str, Any],
+        inside: Tensor,
+        dataset: Dataset,
+        classifier: nn.Module,
+        target: Target,
+    ) -> None:
         with torch.no_grad():
             logits = classifier(batch["image"]).float()
         abnormal, score = 1 - logits.softmax(1)[:, NORMAL], target.score(logits)
-        inside = regions(batch)
-        areas.append(inside.flatten(2).mean(2).cpu())
-        insides.append(coarse(inside))
-        bodies.append(coarse(find_body(batch["image"])[:, None])[:, 0])
+        self.areas.append(inside.flatten(2).mean(2).cpu())
+        self.regions.append(coarse(inside))
+        self.bodies.append(coarse(find_body(batch["image"])[:, None])[:, 0])
         for position, index in enumerate(chosen):
+            if index in self.show:
+                self.cases[len(self.images)] = Case(batch["image"][position].cpu(), inside[position].cpu())
             label = int(batch["label"][position])
             called = int(logits[position].argmax()) != NORMAL
-            rows.append({
+            self.images.append({
                 "id": dataset.ids[index],
                 "patient": dataset.groups[index],
                 "label": label,
@@ -201,9 +214,3 @@ def _located(
                 "probability": float(abnormal[position]),
                 "score": float(score[position]),
             })  # fmt: skip
-            if index in show:
-                cases[len(rows) - 1] = Case(batch["image"][position].cpu(), inside[position].cpu())
-    area, places, body = (torch.cat(parts).numpy() for parts in (areas, insides, bodies))
-    if not area.any():
-        raise DataError("regions: no image has any of them; look at the data, or choose other regions.")
-    return _Located(pd.DataFrame(rows), cases, area, places, body)

@@ -2,9 +2,8 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ import numpy as np
 from rich.table import Table
 
 from cfxai.attribution.targets import Contrast
-from cfxai.data.dataset import Data, Dataset
+from cfxai.data.dataset import Data
 from cfxai.errors import ConfigError, UnsuitableError
 from cfxai.loaded import LoadedRun, load_run
 from cfxai.metrics.sanity import randomised
-from cfxai.protocols import NORMAL, Attributor, Explainer, Image, Labels, Regions, Saliency, Target
+from cfxai.protocols import NORMAL, Attributor, Explainer, Image, Labels, Saliency, Target
 from cfxai.region_study.analysis import analyse
 from cfxai.region_study.covariates import covariates_of
 from cfxai.region_study.measurement import Measured, measure
@@ -34,6 +33,7 @@ from cfxai.selection import shown_cases, spaced
 
 log = logging.getLogger("cfxai")
 
+PICTURE = "picture"
 SHOWN = 24
 """Images on the page."""
 
@@ -102,16 +102,19 @@ def _study(loaded: LoadedRun, ask: Study) -> Path:
     findings = _findings(ask)
     indices = spaced(np.arange(len(dataset)), ask.max_images or len(dataset))
     target = Contrast(*ask.contrast)
-    common: dict[str, Any] = {
-        "indices": indices,
-        "batch_size": cfg.evaluation.batch_size,
-        "tick": run.stop_if_requested,
-    }
-
     log.info("regions %s of %s: %d images", ", ".join(regions.names), ask.split, len(indices))
-    shown_on_page = shown_cases(dataset, indices, SHOWN)
-    measured = measure(explainers, loaded.classifier, dataset, regions, target, device, show=shown_on_page, **common)
-    references = dict(_references(loaded, measured, wanted, partial(measure, **common), dataset, regions, target))
+    image = dataset.batch(indices[:1])["image"].to(device)
+    (_, _, unlearned) = next(iter(randomised(loaded.classifier, image, stages=1, seed=ask.seed)))
+    random = {f"{name}, random weights": loaded.attributor(name, unlearned) for name in wanted}
+    everything = measure(
+        {**explainers, PICTURE: Intensity(), **random}, loaded.classifier, dataset, regions, target, device,
+        indices=indices, batch_size=cfg.evaluation.batch_size, show=shown_cases(dataset, indices, SHOWN),
+        tick=run.stop_if_requested,
+    )  # fmt: skip
+    refused = {name: why for name, why in everything.refused.items() if name in explainers}
+    if not (made := [name for name in explainers if name not in refused]):
+        raise UnsuitableError(" ".join(f"{name}: {why}" for name, why in refused.items()))
+    measured = everything.only(made)
     questions = Questions(
         score=ask.score,
         draws=ask.draws,
@@ -119,36 +122,22 @@ def _study(loaded: LoadedRun, ask: Study) -> Path:
         covariates=covariates_of(measured.images, ask.covariates, ask.table),
         published=ask.published,
         findings=findings,
-        references=references,
+        references=_references(everything, made),
     )
     sample, notes = usable_regions(measured, ask.score)
-    notes += [f"{name} is not shown: {why}" for name, why in measured.refused.items()]
+    notes += [f"{name} is not shown: {why}" for name, why in refused.items()]
     return write(run, ask, data, measured, list(analyse(sample, questions)), notes)
 
 
-def _references(
-    loaded: LoadedRun,
-    measured: Measured,
-    attributors: Sequence[str],
-    measure: Callable[..., Measured],
-    dataset: Dataset,
-    regions: Regions,
-    target: Target,
-) -> Iterator[tuple[str, Reference]]:
+def _references(everything: Measured, made: Sequence[str]) -> dict[str, Reference]:
     """The shares of the picture alone, and of the same methods on a network that has learnt nothing."""
-    common = (loaded.classifier, dataset, regions, target, loaded.device)
-    share = measure({"picture": Intensity()}, *common).scores["share"]
-    yield "the intensities alone", Reference(measured.methods, np.repeat(share, len(measured.methods), 1))
-    names = [name for name in attributors if name in measured.methods]
-    if not names:
-        return
-    image = dataset.batch([0])["image"].to(loaded.device)
-    (_, _, network) = next(iter(randomised(loaded.classifier, image, stages=1, seed=0)))
-    try:
-        found = measure({name: loaded.attributor(name, network) for name in names}, *common)
-    except UnsuitableError:
-        return
-    yield "random weights", Reference(found.methods, found.scores["share"])
+    picture = everything.only([PICTURE]).scores["share"]
+    found = {"the intensities alone": Reference(tuple(made), np.repeat(picture, len(made), 1))}
+    random = {name: f"{name}, random weights" for name in made if f"{name}, random weights" in everything.methods}
+    if random:
+        share = everything.only(list(random.values())).scores["share"]
+        found["random weights"] = Reference(tuple(random), share)
+    return found
 
 
 def write(

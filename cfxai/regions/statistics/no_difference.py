@@ -1,8 +1,8 @@
 """What may be said of a difference that is not significant."""
 
-import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import nct as noncentral
 from scipy.stats import t as student
-from statsmodels.stats.power import TTestIndPower, TTestPower
 
 POWER = 0.8
 
@@ -24,7 +24,14 @@ def detectable(patients: int | tuple[int, int], alpha: float) -> float:
     In standard deviations within the groups for two groups, in those of the differences for pairs.
     """
     if isinstance(patients, int):
-        return float(TTestPower().solve_power(nobs=patients, alpha=alpha, power=POWER))
-    first, second = patients
-    found = TTestIndPower().solve_power(nobs1=first, ratio=second / first, alpha=alpha, power=POWER)
-    return float(np.squeeze(found))
+        freedom, weight = patients - 1, patients**0.5
+    else:
+        first, second = patients
+        freedom, weight = first + second - 2, (first * second / (first + second)) ** 0.5
+    critical = student.isf(alpha / 2, freedom)
+
+    def missing(difference: float) -> float:
+        """Power still to be had; the tail on the other side is less than a millionth by then."""
+        return POWER - float(noncentral.sf(critical, freedom, difference * weight))
+
+    return float(brentq(missing, 0, 4 * critical / weight))
