@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -287,6 +289,20 @@ def test_the_page_holds_everything_and_asks_nothing_of_a_network(tmp_path: Path)
         found.scores["share"][2, 0, 0], abs=1e-4
     )
     assert cases[0]["maps"]["inverse"].startswith("data:image/png;base64,")
+
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium")
+def test_a_browser_runs_the_page(tmp_path: Path) -> None:
+    found = measured(show=[0, 2, 3])
+    write_page(tmp_path / "index.html", "t", found, [], facts={}, notes=[], score="share")
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", f"file://{tmp_path}/index.html"]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout  # type: ignore[arg-type]
+    assert f"<td>upper left quadrant</td><td>{100 * found.scores['share'][2, 0, 0]:.1f} %</td>" in dom
+    assert dom.count("<option") == 3 + 2
+    assert 'id="map" alt="map" src="data:image/png' in dom
 
 
 def test_names_cannot_end_the_script() -> None:
