@@ -6,15 +6,15 @@ Hydra, torch and the drivers are imported only once the arguments are known to n
 
 import os
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable
+from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from cfxai.cli.arguments import INTERRUPTED, Arguments, attributors, run
 from cfxai.cli.help import evaluate_help, train_help
-from cfxai.config.catalogue import CONF, experiments, options
+from cfxai.config.catalogue import CONF, experiments
 from cfxai.config.nearest import hint
-from cfxai.errors import CfxError, ConfigError, DataError
+from cfxai.errors import ConfigError, DataError
 from cfxai.run.locate import discard_empty, locate, reserve
 
 if TYPE_CHECKING:
@@ -22,26 +22,6 @@ if TYPE_CHECKING:
 
 SHOW = ("job", "hydra", "all")
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-INTERRUPTED = 130
-
-
-class Arguments(ArgumentParser):
-    """An argument parser whose mistakes are ConfigErrors."""
-
-    def __init__(self) -> None:
-        super().__init__(add_help=False, allow_abbrev=False)
-        self.add_argument("-h", "--help", action="store_true")
-        self.add_argument("-cp", "--run", type=Path)
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see --help")
-
-    def read(self, argv: list[str]) -> Namespace:
-        """Parse with flags and other arguments in any order."""
-        arguments, unknown = self.parse_known_intermixed_args(argv)
-        if unknown:
-            raise ConfigError(f"{unknown[0]}: no such flag{hint(unknown[0], self._option_string_actions)}")
-        return arguments
 
 
 def train() -> NoReturn:
@@ -52,18 +32,6 @@ def train() -> NoReturn:
 def evaluate() -> NoReturn:
     """`tools/eval_counterfactual.py`."""
     run(evaluate_command)
-
-
-def run(command: Callable[[list[str]], int]) -> NoReturn:
-    """Leave the process with the command's exit code; a user's mistake is one sentence, a bug keeps its traceback."""
-    try:
-        code = command(sys.argv[1:])
-    except CfxError as error:
-        print(f"cfxai: {error}", file=sys.stderr)
-        code = error.exit_code
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    sys.exit(code)
 
 
 def train_command(argv: list[str]) -> int:
@@ -140,12 +108,8 @@ def _evaluate_arguments(argv: list[str]) -> Namespace:
     parser.add_argument("-sa", "--sanity", action="store_true", default=None)
     parser.add_argument("-at", "--attributors", nargs="+", metavar="NAME")
     arguments = parser.read(argv)
-    known = options("attribution")
-    for name in arguments.attributors or []:
-        if name not in {*known, "all"}:
-            raise ConfigError(f"-at {name}: no such attributor{hint(name, [*known, 'all'])}")
-    if "all" in (arguments.attributors or []):
-        arguments.attributors = list(known)
+    if arguments.attributors is not None:
+        arguments.attributors = attributors(arguments.attributors)
     return arguments
 
 

@@ -4,10 +4,9 @@ from argparse import Namespace
 from pathlib import Path
 from typing import NoReturn
 
-from cfxai.cli.commands import Arguments, run
+from cfxai.cli.arguments import Arguments, attributors, run
 from cfxai.cli.help import regions_help
 from cfxai.config.catalogue import options
-from cfxai.config.nearest import hint
 from cfxai.errors import ConfigError
 
 SCORES = ("share", "enrichment", "mean", "positive", "negative")
@@ -73,12 +72,8 @@ def _arguments(argv: list[str]) -> Namespace:
         arguments.overrides += [word for word in words if "=" in word]
         if words:
             setattr(arguments, flag, [word for word in words if "=" not in word])
-    known = options("attribution")
-    for name in arguments.attributors or []:
-        if name not in {*known, "all"}:
-            raise ConfigError(f"-at {name}: no such attributor{hint(name, [*known, 'all'])}")
-    if "all" in (arguments.attributors or []):
-        arguments.attributors = list(known)
+    if arguments.attributors is not None:
+        arguments.attributors = attributors(arguments.attributors)
     for flag, least in (("permutations", 100), ("max_images", 2), ("seed", 0)):
         value = getattr(arguments, flag)
         if value is not None and value < least:
