@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from cfxai.protocols import Image, Logits, Mask
+from cfxai.protocols import Image, Labels, Logits, Mask
 
-Adversarial = Literal["hinge", "bce", "least_squares", "relativistic"]
+Independent = Literal["hinge", "bce", "least_squares"]
+"""Adversarial losses that judge each image by itself."""
+Adversarial = Literal[Independent, "relativistic"]
 Scores = Float[Tensor, "b *patches"]
 
 
@@ -43,17 +45,22 @@ def adversarial_discriminator(
     hinge: relu(1 - D(x)), relu(1 + D(x')); bce and least_squares: against 1 and 0; relativistic, of both at once:
     -log sigmoid(D(x) - D(x')), not halved.
     """
-    real, fake = real.float(), fake.float()
-    match kind:
-        case "relativistic":
-            return {"pairs": F.softplus(fake[None] - real[:, None]).mean()}
-        case "hinge":
-            on_real, on_fake = F.relu(1 - real).mean(), F.relu(1 + fake).mean()
-        case "bce":
-            on_real, on_fake = F.softplus(-real).mean(), F.softplus(fake).mean()
-        case "least_squares":
-            on_real, on_fake = (real - 1).square().mean(), fake.square().mean()
+    if kind == "relativistic":
+        return {"pairs": F.softplus(fake.float()[None] - real.float()[:, None]).mean()}
+    on_real, on_fake = discriminator_error(real, kind, real=True), discriminator_error(fake, kind, real=False)
     return {"real": on_real / 2, "fake": on_fake / 2}
+
+
+def discriminator_error(scores: Scores, kind: Independent, *, real: bool) -> Float[Tensor, ""]:
+    """The discriminator's error on real or on fake images, in full: see `adversarial_discriminator`."""
+    scores, sign = scores.float(), 1 if real else -1
+    match kind:
+        case "hinge":
+            return F.relu(1 - sign * scores).mean()
+        case "bce":
+            return F.softplus(-sign * scores).mean()
+        case "least_squares":
+            return (scores - int(real)).square().mean()
 
 
 def gradient_penalty(scores: Scores, image: Image) -> Float[Tensor, ""]:
@@ -83,6 +90,44 @@ def consistency_clamped(logits: Logits, wanted: Logits) -> Float[Tensor, ""]:
     p = (logits[:, 1] - logits[:, 0]).float().sigmoid().clamp(1e-5, 1 - 1e-5)
     t = wanted[:, 1].clamp(1e-5, 1 - 1e-5)
     return (t * (t / p).log() + (1 - t) * ((1 - t) / (1 - p)).log()).mean()
+
+
+def squared_error(logits: Logits, wanted: Logits) -> Float[Tensor, ""]:
+    """mean of sum_k (softmax(logits)_k - wanted_k)^2, GANterfactual's classifier term (Mertes et al. 2022).
+
+    Its formula sums over classes; both published codes average. The gradient vanishes where f is certain of another
+    class: towards that one, nothing moves (doi:10.3389/frai.2022.825565).
+    """
+    return (logits.float().softmax(1) - wanted).square().sum(1).mean()
+
+
+def cross_entropy(logits: Logits, target: Labels) -> Float[Tensor, ""]:
+    """-mean log p(target), from logits: its gradient on the target's logit is 1 - p(target), never zero before 1."""
+    return F.cross_entropy(logits.float(), target)
+
+
+def logit_margin(logits: Logits, target: Labels, margin: float) -> Float[Tensor, ""]:
+    """mean relu(margin - (z_target - max of the others)): no more than this is asked for (Carlini & Wagner 2017, f_6).
+
+    arXiv:1608.04644. With two classes a margin of 2.2 is p(target) = 0.9.
+    """
+    z = logits.float()
+    own = z.gather(1, target[:, None])[:, 0]
+    others = z.scatter(1, target[:, None], -torch.inf).amax(1)
+    return F.relu(margin - (own - others)).mean()
+
+
+def target_probability(logits: Logits, target: Labels, wanted: float) -> Float[Tensor, ""]:
+    """KL between Bernoulli(wanted) and Bernoulli(p(target)), mean over images: zero where p(target) = wanted < 1.
+
+    Computed from logits, as log p/(1-p) of the target against all others together.
+    """
+    z = logits.float()
+    own = z.gather(1, target[:, None])[:, 0]
+    odds = own - z.scatter(1, target[:, None], -torch.inf).logsumexp(1)
+    q = torch.full_like(odds, wanted)
+    entropy = -(torch.xlogy(q, q) + torch.xlogy(1 - q, 1 - q))
+    return F.binary_cross_entropy_with_logits(odds, q) - entropy.mean()
 
 
 def l1(a: Image, b: Image) -> Float[Tensor, ""]:

@@ -132,6 +132,8 @@ def train_method(parts: Parts, cfg: DictConfig, run: Run, fabric: Fabric, classi
     tensors, state = load_checkpoint(best_checkpoint(run))
     restore(method, tensors, state)
     for name, module in method.modules.items():
+        if next(module.parameters(), None) is None:  # only training needs it, as a pool of earlier images
+            continue
         tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
         write_atomically(run.weights / f"{name}.safetensors", to_bytes(tensors, {"step": str(state["step"])}))
 

@@ -1,0 +1,211 @@
+"""Measures a training step of CycleGAN counterfactuals: both generators, then the discriminators.
+
+The same published networks (compat=anindya), weights and images, in one run, round by round in turns:
+
+    published         the step of anindyamitra2002/CFE restated: every translation made by itself, and the fakes again,
+                      with a graph, for the discriminators; their four errors are computed and one is learnt from
+    cfxai, published  compat=anindya as tools/train.py trains it: the same terms, each translation made once
+    cfxai             the same networks under our default terms, which train both discriminators
+
+Each has its own process; peak memory is what training adds to what its process held before.
+"""
+
+import argparse
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import get_context
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from cfxai.config.build import Parts
+from cfxai.config.catalogue import CONF
+from cfxai.config.compose import compose
+from cfxai.loop import train_step
+from cfxai.methods.cyclegan import CycleGAN
+from cfxai.nn.heap import keep_freed_memory
+from cfxai.nn.memory_format import convolve_fast
+
+PUBLISHED, SAME, OURS = "published", "cfxai, published", "cfxai"
+LOSS = {
+    PUBLISHED: [],
+    SAME: [],
+    OURS: ["loss.towards=cross_entropy", "loss.targets=one_hot", "loss.discriminator_loss=both"],
+}
+BATCHES = 4
+LAYOUT = "{:18} {:>9} {:>9} {:>20} {:>9}"
+Step = Callable[[int], dict[str, float]]
+"""The number of a step -> its loss terms."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is trained, and on what."""
+
+    size: int
+    batch: int
+    width: int
+    device: str
+    precision: str
+    threads: int
+
+
+def main() -> None:
+    settings, rounds = arguments()
+    print(
+        f"{settings.device}, {settings.threads} threads, {settings.precision} (published: 32-true); images "
+        f"{settings.size}x{settings.size}, {settings.batch} of each class a step, width {settings.width}",
+        flush=True,
+    )
+    context = get_context("spawn")
+    processes = {name: context.Pool(1, begin, (name, settings)) for name in LOSS}
+    first = {name: process.apply(first_steps) for name, process in processes.items()}
+    times: dict[str, list[float]] = {name: [] for name in LOSS}
+    for number in range(rounds):
+        for name, process in processes.items():
+            times[name].append(process.apply(seconds, (number,)))
+    print(LAYOUT.format("step", "s", "images/s", "speed (range)", "peak GB"))
+    for name, (_, peak) in first.items():
+        ratios = sorted(theirs / own for theirs, own in zip(times[PUBLISHED], times[name], strict=True))
+        print(
+            LAYOUT.format(
+                name,
+                f"{median(times[name]):.2f}",
+                f"{2 * settings.batch / median(times[name]):.1f}",
+                f"{median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})",
+                f"{peak / 1e9:.2f}",
+            )
+        )
+    (theirs, _), (ours, _) = first[PUBLISHED], first[SAME]
+    apart = max(abs(ours[term] - theirs[term]) / abs(theirs[term]) for term in theirs)
+    print(f"the generators' losses of {PUBLISHED} and {SAME}: within {apart:.1e} in the first step")
+
+
+def arguments() -> tuple[Settings, int]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=64, help="side of the images, 32 or more; 512 as published")
+    parser.add_argument("--batch", type=int, default=4, help="images of each class a step; 4 as published")
+    parser.add_argument("--width", type=int, default=32, help="of the generators; 32 as published")
+    parser.add_argument("--rounds", type=int, default=3, help="timed steps of each")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="on a CPU")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
+    parser.add_argument("--precision", default="32-true", help="of ours, as trainer.precision")
+    given = parser.parse_args()
+    device = given.device if given.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    return Settings(given.size, given.batch, given.width, device, given.precision, given.threads), given.rounds
+
+
+state: dict[str, Step] = {}
+"""The step that this process measures."""
+
+
+def begin(name: str, settings: Settings) -> None:
+    """Prepares a process for its schedule."""
+    if settings.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    torch.set_num_threads(settings.threads)
+    torch.manual_seed(0)
+    networks = [f"generator.width={settings.width}", f"discriminator.width={2 * settings.width}"]
+    choices = ["compat=anindya", *networks, *LOSS[name]]
+    method = Parts(compose(CONF / "cyclegan_pneumonia.yaml", choices))["method"]
+    precision = "32-true" if name == PUBLISHED else settings.precision
+    fabric = Fabric(accelerator=settings.device, devices=1, precision=precision)  # type: ignore[arg-type]
+    fabric.to_device(method.modules)
+    fabric.to_device(method.classifier)
+    shape = (2 * settings.batch, 1, settings.size, settings.size)
+    images = [fabric.to_device(torch.rand(shape) * 2 - 1) for _ in range(BATCHES)]
+    state["step"] = published(method, images) if name == PUBLISHED else ours(method, images, fabric)
+
+
+def ours(method: CycleGAN, images: list[Tensor], fabric: Fabric) -> Step:
+    """As `cfxai.training` and `cfxai.loop` drive it; the first half of each batch is normal."""
+    keep_freed_memory()
+    convolve_fast(method.modules)
+    convolve_fast(method.classifier)
+    optimizers = {name: fabric.setup_optimizers(optimizer) for name, optimizer in method.optimizers.items()}
+    label = fabric.to_device(torch.arange(len(images[0])) * 2 // len(images[0]))
+
+    def step(number: int) -> dict[str, float]:
+        return train_step(method, optimizers, fabric, {"image": images[number % BATCHES], "label": label}, number, 0)
+
+    return step
+
+
+def published(method: CycleGAN, images: list[Tensor]) -> Step:
+    """The order of events and the terms of the published code."""
+    (to_normal, to_abnormal), (d_normal, d_abnormal) = (
+        list(pair.children()) for pair in (method.generator, method.discriminator)
+    )
+    generates, discriminates = method.optimizers["generator"], method.optimizers["discriminator"]
+
+    def real(verdict: Tensor) -> Tensor:
+        return F.mse_loss(verdict, torch.ones_like(verdict))
+
+    def fake(verdict: Tensor) -> Tensor:
+        return F.mse_loss(verdict, torch.zeros_like(verdict))
+
+    def called(image: Tensor, wanted: float) -> Tensor:
+        p = method.classifier(image).softmax(1)
+        return F.mse_loss(p, torch.full_like(p, wanted))
+
+    def step(number: int) -> dict[str, float]:
+        normal, abnormal = images[number % BATCHES].chunk(2)
+        method.discriminator.requires_grad_(False)
+        made_normal, made_abnormal = to_normal(abnormal), to_abnormal(normal)
+        terms = {
+            "adv": real(d_normal(made_normal)) + real(d_abnormal(made_abnormal)),
+            "counterfactual": called(made_normal, 1.0) + called(made_abnormal, 0.0),
+            "cycle": 10 * (F.l1_loss(to_normal(made_abnormal), normal) + F.l1_loss(to_abnormal(made_normal), abnormal)),
+            "identity": F.l1_loss(to_normal(normal), normal) + F.l1_loss(to_abnormal(abnormal), abnormal),
+        }
+        generates.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        generates.step()
+        method.discriminator.requires_grad_(True)
+        method.generator.requires_grad_(False)
+        made_normal, made_abnormal = to_normal(abnormal), to_abnormal(normal)
+        errors = [real(d_normal(normal)), fake(d_normal(made_normal)), real(d_abnormal(abnormal))]
+        error = fake(d_abnormal(made_abnormal))
+        torch.stack([*errors, error]).sum().item()  # is logged
+        discriminates.zero_grad()
+        error.backward()
+        discriminates.step()
+        method.generator.requires_grad_(True)
+        return {name: value.item() for name, value in terms.items()}
+
+    return step
+
+
+def first_steps() -> tuple[dict[str, float], int]:
+    """The terms of the first step, and the peak memory in bytes of two; in the second, Adam has its averages."""
+    before = memory()
+    terms = state["step"](0)
+    state["step"](1)
+    return terms, memory() - before
+
+
+def memory() -> int:
+    """The most that was in use so far, in bytes: of the GPU, or else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def seconds(number: int) -> float:
+    """The time of one step; reading its terms waits for the device."""
+    start = time.perf_counter()
+    state["step"](number)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
