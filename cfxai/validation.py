@@ -63,7 +63,7 @@ class Validation:
         return {**found, "score": score(found)}
 
     def warn_if_collapsed(self, done: int, found: Mapping[str, float]) -> None:
-        advice = "compare samples/ and consider a larger loss.kl or a smaller loss.rec"
+        advice = f"compare samples/ and consider {getattr(self.method, 'if_collapsed', 'other weights of its losses')}"
         if found.get("l1", 1.0) < 1e-4:
             log.warning("warning: at step %d the generator changes nothing (L1 %.1e); %s", done, found["l1"], advice)
         elif found.get("flip_rate") == 0 and done >= self.cfg.trainer.steps / 4:

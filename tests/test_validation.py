@@ -27,7 +27,11 @@ def test_variety_is_that_of_the_images_unless_the_output_is_constant() -> None:
 @pytest.mark.parametrize(
     ("found", "done", "says"),
     [
-        ({"l1": 1e-6, "flip_rate": 0.0, "variety": 1.0}, 10, "changes nothing (L1 1.0e-06)"),
+        (
+            {"l1": 1e-6, "flip_rate": 0.0, "variety": 1.0},
+            10,
+            "changes nothing (L1 1.0e-06); compare samples/ and consider a larger loss.kl",
+        ),
         ({"l1": 0.1, "flip_rate": 0.0, "variety": 1.0}, 50, "no counterfactual flips the classifier"),
         ({"l1": 0.1, "flip_rate": 0.0, "variety": 1.0}, 10, None),
         ({"l1": 0.5, "flip_rate": 1.0, "variety": 0.01}, 10, "nearly the same image"),
@@ -42,7 +46,8 @@ def test_collapse_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(logging.getLogger("cfxai"), "propagate", True)
-    watch: Any = SimpleNamespace(cfg=SimpleNamespace(trainer=SimpleNamespace(steps=100)))
+    cfg = SimpleNamespace(trainer=SimpleNamespace(steps=100))
+    watch: Any = SimpleNamespace(cfg=cfg, method=SimpleNamespace(if_collapsed="a larger loss.kl"))
     Validation.warn_if_collapsed(watch, done, found)
     assert (says in caplog.text) if says else not caplog.text
 
