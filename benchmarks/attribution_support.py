@@ -1,8 +1,8 @@
 """Tries every attributor on every backbone and writes the table of docs/attribution.md.
 
 A cell is ok if the map of the predicted class is finite, not constant, the same for an image alone and in a batch, and
-passed the method's own gate; otherwise it says why the method refuses. Networks have random weights and calibrated batch
-norm: what is tested is whether a method's arithmetic holds on the architecture. Anything else ends the script.
+passed the method's own gate; otherwise it says why the method refuses. Networks have random weights and calibrated
+batch norm: what is tested is whether a method's arithmetic holds on the architecture. Anything else ends the script.
 """
 
 import argparse
@@ -57,6 +57,9 @@ FEWER = {
     "expected_gradients": {"samples": 8},
     "integrated_gradients": {"steps": 16},
     "score_cam": {"channels": 16},
+    "occlusion": {"window": 16, "stride": 16},
+    **{name: {"samples": 40} for name in ("kernel_shap", "lime")},
+    "region_shapley": {"permutations": 4},
 }
 """Settings that change how exact a map is, not whether it is right."""
 

@@ -7,8 +7,10 @@ The same networks, weights and images, in one run, round by round in turns:
     cfxai                    compat=coin2024 as tools/train.py trains it
     public code              with --peer: a checkout of Dmytro-Shvetsov/counterfactual-search itself
 
-Each has its own process; peak memory is what training adds to what its process held before. The floor is the time that
-our FLOPs would take at the rate of a large convolution or matrix product, whichever is faster, on this machine.
+Each has its own process; peak memory is what training adds to what its process held before. The floor is the time of
+our FLOPs at the rate of a large convolution or matrix product, whichever is faster, on this machine, plus that of
+stepping the weights at its memory's rate: Adam reads weight, gradient and second moment, and writes the first and the
+last. The two add up, since no weight is stepped before the last gradient is known to be finite.
 """
 
 import argparse
@@ -17,7 +19,7 @@ from statistics import median
 
 import torch
 from schedules import CYCLE, KEPT, OURS, PEER, PUBLISHED, Settings
-from worker import First, Worker, machine_rate
+from worker import First, Machine, Worker, machine
 
 LAYOUT = "{:24} {:>9} {:>9} {:>20} {:>10} {:>9} {:>9}"
 
@@ -25,10 +27,11 @@ LAYOUT = "{:24} {:>9} {:>9} {:>20} {:>10} {:>9} {:>9}"
 def main() -> None:
     settings, rounds = arguments()
     names = [PUBLISHED, *([KEPT] if settings.device == "cpu" else []), OURS, *([PEER] if settings.peer else [])]
-    rate = machine_rate(settings)
+    best = machine(settings)
     print(
-        f"{settings.device}, {settings.threads} threads, {settings.precision}: {rate / 1e9:.0f} GFLOP/s; images "
-        f"{settings.size}x{settings.size}, batches of {settings.batch}, width {settings.width:g}",
+        f"{settings.device}, {settings.threads} threads, {settings.precision}: {best.flops / 1e9:.0f} GFLOP/s, "
+        f"{best.traffic / 1e9:.0f} GB/s; images {settings.size}x{settings.size}, batches of {settings.batch}, "
+        f"width {settings.width:g}",
         flush=True,
     )
     workers, first = {}, {}
@@ -39,7 +42,7 @@ def main() -> None:
     for _ in range(rounds):
         for name in names:
             times[name].append(workers[name].time())
-    print_table(names, first, times, rate, settings.batch)
+    print_table(names, first, times, best, settings.batch)
     for name in names:
         if name != OURS:
             print(agreement(name, first))
@@ -56,6 +59,11 @@ def arguments() -> tuple[Settings, int]:
     parser.add_argument(
         "--precision", default="32-true", help="of ours, as trainer.precision; the published has 32-true"
     )
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="instead of that which passes: for a CPU that others use too, with --threads 1",
+    )
     parser.add_argument("--peer", type=Path, help="a checkout of the public code")
     given = parser.parse_args()
     if given.size % 32:
@@ -65,15 +73,18 @@ def arguments() -> tuple[Settings, int]:
     device = given.device if given.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     peer = given.peer and given.peer.resolve()
     return (
-        Settings(given.size, given.batch, given.width, device, given.precision, given.threads, peer),
+        Settings(
+            given.size, given.batch, given.width, device, given.precision, given.threads, given.processor_time, peer
+        ),
         given.rounds,
     )
 
 
 def print_table(
-    names: list[str], first: dict[str, First], times: dict[str, list[float]], rate: float, batch: int
+    names: list[str], first: dict[str, First], times: dict[str, list[float]], best: Machine, batch: int
 ) -> None:
-    images, floor = CYCLE * batch, first[OURS].flops / rate
+    images, computing, stepping = CYCLE * batch, first[OURS].flops / best.flops, first[OURS].stepped / best.traffic
+    floor = computing + stepping
     print(LAYOUT.format("schedule", "s/cycle", "images/s", "speed (range)", "GFLOP/img", "of floor", "peak GB"))
     for name in names:
         seconds = median(times[name])
@@ -89,7 +100,10 @@ def print_table(
                 f"{first[name].peak / 1e9:.2f}",
             )
         )
-    print(f"floor: {first[OURS].flops / 1e9:.0f} GFLOP a cycle, {floor:.2f} s, {images / floor:.2f} images/s")
+    print(
+        f"floor: FLOPs {first[OURS].flops / 1e9:.0f} G a cycle, {computing:.2f} s; weights "
+        f"{first[OURS].stepped / 1e9:.1f} GB, {stepping:.2f} s; in all {images / floor:.2f} images/s"
+    )
 
 
 def agreement(name: str, first: dict[str, First]) -> str:

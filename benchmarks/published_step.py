@@ -70,7 +70,8 @@ def generated(network: Generator, image: Tensor, condition: Tensor) -> Tensor:
     features = [norm(F.relu(convolve(image)))]
     for block in network.encoder:
         assert isinstance(block, EncoderBlock)
-        features.append(block.shortcut(features[-1]) + block.body(features[-1]))
+        pool, shortcut = block.shortcut
+        features.append(convolved(shortcut, pool(features[-1])) + block.body(features[-1]))
     h = features[-1]
     for i, block in enumerate(network.decoder):
         h = grown(block, torch.cat([h, features[-1 - i]], 1) if i in network.skips else h, condition)
@@ -80,7 +81,7 @@ def generated(network: Generator, image: Tensor, condition: Tensor) -> Tensor:
 def grown(block: nn.Module, x: Tensor, condition: Tensor) -> Tensor:
     assert isinstance(block, DecoderBlock)
     h = block.conv1(block.grow(F.relu(block.norm1(x, condition))))
-    return block.shortcut(block.grow(x)) + block.conv2(F.relu(block.norm2(h, condition)))
+    return convolved(block.shortcut, block.grow(x)) + block.conv2(F.relu(block.norm2(h, condition)))
 
 
 def judged(network: Discriminator, image: Tensor, condition: Tensor) -> Tensor:
@@ -96,10 +97,12 @@ def narrowed(block: nn.Module, x: Tensor) -> Tensor:
     start, first, _, second = block.body
     h = convolved(second, F.relu(first(start(x))))
     pools_first = isinstance(start, nn.Identity)
-    return (block.shortcut(block.pool(x)) if pools_first else block.pool(block.shortcut(x))) + block.pool(h)
+    if pools_first:
+        return convolved(block.shortcut, block.pool(x)) + block.pool(h)
+    return block.pool(x if isinstance(block.shortcut, nn.Identity) else convolved(block.shortcut, x)) + block.pool(h)
 
 
 def convolved(layer: nn.Module, x: Tensor) -> Tensor:
-    """The 3x3 convolution alone, whatever the layer adds to it."""
+    """The convolution alone, whatever the layer does with it."""
     assert isinstance(layer, nn.Conv2d)
-    return F.conv2d(x, layer.weight, layer.bias, padding=1)
+    return F.conv2d(x, layer.weight, layer.bias, padding=layer.padding)

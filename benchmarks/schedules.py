@@ -33,6 +33,7 @@ class Settings:
     device: str
     precision: str
     threads: int
+    processor_time: bool
     peer: Path | None
 
 

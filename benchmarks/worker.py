@@ -24,11 +24,27 @@ from torch.utils.flop_counter import flop_registry
 
 @dataclass(frozen=True)
 class First:
-    """What the first cycles tell: the terms of the first one's steps, the peak memory in bytes, the FLOPs of one."""
+    """What the first cycles tell.
+
+    Attributes:
+        losses: the terms of the first one's steps.
+        peak: memory in bytes.
+        flops: of one cycle.
+        stepped: bytes that one cycle's fused Adam steps read and write.
+    """
 
     losses: list[dict[str, float]]
     peak: int
     flops: int
+    stepped: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What it can do at best, in a second: FLOPs, and bytes read or written."""
+
+    flops: float
+    traffic: float
 
 
 class Worker:
@@ -57,28 +73,31 @@ def serve(name: str, settings: Settings, pipe: Connection) -> None:
     losses = [step(number) for number in range(CYCLE)]
     step(CYCLE)  # the generator's second: only now are Adam's averages there
     peak = memory() - before
-    with Flops() as counted:
+    with Work() as done:
         cycle(step, 2)
-    pipe.send(First(losses, peak, counted.total))
+    pipe.send(First(losses, peak, done.flops, done.stepped))
     with suppress(EOFError):  # the measuring process is done
         for number in count(3):
             pipe.recv()
-            pipe.send(seconds(partial(cycle, step, number)))
+            pipe.send(seconds(partial(cycle, step, number), settings))
 
 
-class Flops(TorchDispatchMode):
-    """Adds up what torch's counter says of each operation.
+class Work(TorchDispatchMode):
+    """Adds up the FLOPs that torch's counter says of each operation, and the bytes that Adam cannot do without.
 
     Its own `FlopCounterMode` also follows modules, and cannot where gradients are taken inside of a forward pass.
     """
 
-    total = 0
+    flops, stepped = 0, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if func._overloadpacket in flop_registry:
-            self.total += flop_registry[func._overloadpacket](*args, **kwargs, out_val=out)
+            self.flops += flop_registry[func._overloadpacket](*args, **kwargs, out_val=out)
+        if func is torch.ops.aten._fused_adam_.default:
+            weights, _, _, second_moments, *_ = args
+            self.stepped += sum(2 * p.nbytes for p in (*weights, *second_moments)) + sum(p.nbytes for p in weights)
         return out
 
 
@@ -100,12 +119,13 @@ def memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def seconds(act: Callable[[], object]) -> float:
+def seconds(act: Callable[[], object], settings: Settings) -> float:
+    clock = time.process_time if settings.processor_time else time.perf_counter
     synchronise()
-    start = time.perf_counter()
+    start = clock()
     act()
     synchronise()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def synchronise() -> None:
@@ -113,13 +133,13 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def machine_rate(settings: Settings) -> float:
-    """FLOPs a second in a large 3x3 convolution or a large product of matrices, whichever is faster."""
+def machine(settings: Settings) -> Machine:
+    """By a large convolution or product of matrices, whichever is faster, and by adding to a large tensor."""
     with get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure_rate, (settings,))
+        return pool.apply(measure, (settings,))
 
 
-def measure_rate(settings: Settings) -> float:
+def measure(settings: Settings) -> Machine:
     prepare(settings)
     precision = torch.bfloat16 if settings.precision.startswith("bf16") else torch.float32
 
@@ -129,11 +149,12 @@ def measure_rate(settings: Settings) -> float:
     image = random(16, 256, 32, 32).contiguous(memory_format=torch.channels_last)
     kernel = random(256, 256, 3, 3).contiguous(memory_format=torch.channels_last)
     a, b = random(2048, 2048), random(2048, 2048)
-    rates = []
-    for work, act in (
-        (2 * 9 * 256 * image.numel(), lambda: F.conv2d(image, kernel, padding=1)),
-        (2 * 2048**3, lambda: a @ b),
-    ):
-        act()
-        rates.append(work / median(seconds(act) for _ in range(5)))
-    return max(rates)
+    large, other = torch.zeros(2, 1 << 26, device=settings.device)  # 256 MB each, beyond any cache
+
+    def typical(act: Callable[[], object]) -> float:
+        act()  # the first time takes longer
+        return median(seconds(act, settings) for _ in range(5))
+
+    convolution = 2 * 9 * 256 * image.numel() / typical(lambda: F.conv2d(image, kernel, padding=1))
+    product = 2 * 2048**3 / typical(lambda: a @ b)
+    return Machine(max(convolution, product), 3 * large.nbytes / typical(lambda: large.add_(other)))

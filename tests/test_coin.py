@@ -157,6 +157,31 @@ def test_generate_uses_the_average_and_leaves_everything_as_it_was() -> None:
         assert not torch.equal(found, coin.generator(image, normal))
 
 
+def test_without_an_average_there_is_no_second_generator() -> None:
+    coin, image, normal = toy_coin(average=0.0), toy_batch(0)["image"], torch.zeros(8, dtype=torch.long)
+    assert set(coin.modules) == {"generator", "discriminator"}
+    run_steps(coin, 3)
+    found = coin.generate(image, normal).counterfactual
+    with torch.no_grad():
+        coin.generator.eval()
+        assert torch.equal(found, coin.generator(image, normal))
+
+
+def test_no_gradients_outlive_their_step() -> None:
+    coin = toy_coin()
+    run_steps(coin, 3)
+    assert all(p.grad is None for p in coin.modules.parameters())
+
+
+@pytest.mark.parametrize(("beta1", "moments"), [(0.0, 1), (0.5, 2)])
+def test_a_first_moment_is_kept_only_where_it_averages(beta1: float, moments: int) -> None:
+    coin = toy_coin(betas=(beta1, 0.9))
+    run_steps(coin, 3)
+    for optimizer in coin.optimizers.values():
+        for p, state in optimizer.state.items():
+            assert sum(value.shape == p.shape for value in state.values() if value.ndim) == (moments if p.ndim else 0)
+
+
 def test_generate_goes_one_way() -> None:
     with pytest.raises(ValueError, match="normal class"):
         toy_coin().generate(toy_batch(0)["image"], torch.ones(8, dtype=torch.long))

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from cfxai.nn.aligned_conv import AlignedConv2d, strided_channels_last
 from cfxai.nn.coin2024 import DecoderBlock, Discriminator, DiscriminatorBlock, EncoderBlock, Generator
 from cfxai.nn.eager import eager
 from cfxai.nn.norm_relu_conv import norm_relu_conv
@@ -189,6 +190,43 @@ def test_a_discriminator_block_pools_after_it_convolves() -> None:
     h = F.conv2d(F.relu(h), second.weight, second.bias, padding=1)
     expected = F.avg_pool2d(block.shortcut(x) + h, 2)
     torch.testing.assert_close(block(x), expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("sizes", [(2,), (3, 1), (1, 2, 2)])
+def test_batches_judged_together_are_judged_as_one_after_another(sizes: tuple[int, ...], training: bool) -> None:
+    """Also by the singular values, which move from each batch to the next."""
+    networks = [Discriminator(width=0.1).double().train(training) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    batches = [(images(size, 1, ENOUGH, 2 * ENOUGH) / (i + 1), torch.arange(size) % 2) for i, size in enumerate(sizes)]
+    expected, found = [networks[0](*batch) for batch in batches], networks[1].each(batches)
+    torch.testing.assert_close(found, expected)
+    learned = [
+        gradients(torch.cat(logits), list(network.parameters()))
+        for logits, network in zip((expected, found), networks, strict=True)
+    ]
+    torch.testing.assert_close(*learned)
+    torch.testing.assert_close(networks[1].state_dict(), networks[0].state_dict())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, CHANNELS_LAST])
+@pytest.mark.parametrize("side", [1, 4, ENOUGH])
+def test_a_pointwise_convolution_is_torchs(side: int, layout: torch.memory_format) -> None:
+    layer, x = AlignedConv2d(3, 5, 1).double(), features(2, 3, side, side)
+    layer.weight.data = layer.weight.data.contiguous(memory_format=layout)
+    expected = F.conv2d(x, layer.weight, layer.bias)
+    torch.testing.assert_close(layer(x), expected)
+    inputs = [x, *layer.parameters()]
+    torch.testing.assert_close(gradients(layer(x), inputs), gradients(expected, inputs))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_what_is_convolved_from_an_image_is_channels_last(channels: int) -> None:
+    image = images(2, channels, 8, 6)
+    laid = strided_channels_last(image)
+    assert torch.equal(laid, image)
+    weight = torch.randn(3, channels, 3, 3, dtype=torch.float64).contiguous(memory_format=CHANNELS_LAST)
+    assert F.conv2d(laid, weight, padding=1).is_contiguous(memory_format=CHANNELS_LAST)
 
 
 def test_the_discriminators_gradient_can_be_differentiated_again() -> None:

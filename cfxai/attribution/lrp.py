@@ -33,9 +33,9 @@ class LRP(Channelwise):
     - `epsilon_plus_flat`, `alpha2_beta1_flat`: the same, but the first layer hands back evenly over its window.
 
     Relevance starts as what each feature before the last layer adds to the score, so that what speaks for a class is
-    positive whatever the sign of its score. Biases get nothing. Sums of branches are shared out by their positive parts
-    (by size where there are none), under `epsilon` by value, as means are: by value, 1.00 and -0.99 would get a hundred
-    times what came in, with opposite signs, which residual networks do from block to block. Activations and
+    positive whatever the sign of its score. Biases get nothing. Sums of branches are shared out among those with
+    the sign of the sum, under `epsilon` by value, as means are: by value, 1.00 and -0.99 would get a hundred times what
+    came in, with opposite signs, which residual networks do from block to block. Activations and
     normalisations hand on what they get (identity rule: Achtibat et al. 2024, arXiv:2402.05602), products with a gate
     hand it to the gated. A map adds up to the score without the last layer's bias; one that does not is refused.
 
@@ -160,9 +160,8 @@ class ExcitationBackprop(Channelwise):
 
 
 def _shares(stacked: Tensor) -> Tensor:
-    """What each summand of a `Sum` counts: its positive part, or its size where none is positive."""
-    positive = stacked.clamp(min=0)
-    return torch.where(positive.sum(-1, keepdim=True) > 0, positive, stacked.abs())
+    """What each summand of a `Sum` counts: its size if it has the sign of the sum, else nothing."""
+    return (stacked * stacked.sum(-1, keepdim=True).sign()).clamp(min=0)
 
 
 def _handing_on() -> Rules:

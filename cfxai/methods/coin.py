@@ -26,6 +26,7 @@ from torch.optim import Adam, Optimizer
 
 from cfxai import losses
 from cfxai.errors import ConfigError
+from cfxai.nn.adam import AdamWithoutMomentum
 from cfxai.nn.eager import eager
 from cfxai.nn.ema import Average
 from cfxai.nn.features import penultimate
@@ -84,6 +85,12 @@ class Conditional(Protocol):
     def under(self, image: Image, conditions: Sequence[Labels]) -> list[Image]: ...
 
 
+class Several(Protocol):
+    """What a discriminator may offer: the logits of several batches, as of one call after another, for less."""
+
+    def each(self, batches: Sequence[tuple[Image, Labels]]) -> list[Tensor]: ...
+
+
 @dataclass(frozen=True)
 class Task:
     """What f says of a batch and what it should say of the counterfactuals.
@@ -131,6 +138,7 @@ class Coin:
     """
 
     name = "coin"
+    if_collapsed = "a larger loss.kl or a smaller loss.rec"
 
     def __init__(
         self,
@@ -165,10 +173,12 @@ class Coin:
             raise ConfigError(f"method.bins: must be 2 or more, got {bins}.")
         self.classifier = classifier.eval().requires_grad_(False)
         self.generator, self.discriminator, self.loss = generator, discriminator, loss
-        self.average = Average(generator, average)
-        self.modules = nn.ModuleDict({"generator": generator, "discriminator": discriminator, "average": self.average})
+        self.average = Average(generator, average) if average else None
+        self.modules = nn.ModuleDict({"generator": generator, "discriminator": discriminator})
+        if self.average:
+            self.modules["average"] = self.average
         self.optimizers: Mapping[str, Optimizer] = {
-            name: Adam(network.parameters(), learning_rate, (betas[0], betas[1]))
+            name: _adam(network, learning_rate, betas)
             for name, network in (("generator", generator), ("discriminator", discriminator))
         }
         self.steps, self.learning_rate, self.decay = steps, learning_rate, decay
@@ -189,9 +199,12 @@ class Coin:
                 counterfactual, kept = self.generator(task.image, self._told(task)), None
         if learns:
             yield "generator", self._generator_terms(task, counterfactual, kept)
-            self.average.update(self.generator)
+            self.optimizers["generator"].zero_grad()  # room for the discriminator's gradients
+            if self.average:
+                self.average.update(self.generator)
         if self.loss.adv and (terms := self._discriminator_terms(task, counterfactual.detach())):
             yield "discriminator", terms
+            self.optimizers["discriminator"].zero_grad()
 
     def _generator_terms(self, task: Task, counterfactual: Image, kept: Image | None) -> dict[str, Tensor]:
         weight, terms, image = self.loss, {}, task.image
@@ -251,8 +264,11 @@ class Coin:
             return {}
         if self.loss.penalty:
             images, changed = images.detach().requires_grad_(), changed.detach().requires_grad_()
-        on_real = self.discriminator(images, task.level[real])
-        on_fake = self.discriminator(changed, task.goal[fake])
+        batches = [(images, task.level[real]), (changed, task.goal[fake])]
+        if hasattr(self.discriminator, "each"):
+            on_real, on_fake = cast(Several, self.discriminator).each(batches)
+        else:
+            on_real, on_fake = (self.discriminator(*batch) for batch in batches)
         terms = losses.adversarial_discriminator(on_real, on_fake, self.loss.adversarial)
         if self.loss.penalty:
             terms["r1"] = self.loss.penalty / 2 * losses.gradient_penalty(on_real, images)
@@ -307,7 +323,7 @@ class Coin:
             raise ValueError(
                 "COIN inpaints towards the normal class (0) only; Singla's method.direction=both goes both ways."
             )
-        generator = self.average.module if self.average.decay else self.generator
+        generator = self.average.module if self.average else self.generator
         with torch.no_grad(), frozen(generator):
             task = self._task(image)
             if self.direction == "both":  # what is of the wanted class already shall stay as it is
@@ -319,3 +335,10 @@ class Coin:
             if self.reference == "reconstruction":
                 image = patchwise(generator, image, task.level, self.patch, self.overlap).float()
             return Counterfactual(image, counterfactual, target)
+
+
+def _adam(network: nn.Module, learning_rate: float, betas: Sequence[float]) -> Optimizer:
+    first, second = betas
+    if first:
+        return Adam(network.parameters(), learning_rate, (first, second))
+    return AdamWithoutMomentum(network.parameters(), learning_rate, second)

@@ -9,16 +9,16 @@ compute the same in less time and memory (`resampled_conv`, `norm_relu_conv`): `
 from collections.abc import Sequence
 from math import sqrt
 
-import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, cat, nn, tanh
 from torch.nn.utils.parametrize import register_parametrization
 
 from cfxai.errors import ConfigError, DataError
-from cfxai.nn.aligned_conv import AlignedConv2d
+from cfxai.nn.aligned_conv import AlignedConv2d, strided_channels_last
 from cfxai.nn.norm_relu_conv import norm_relu_conv
 from cfxai.nn.resampled_conv import PooledConv2d, combines, grown_kernel
+from cfxai.nn.spectral_norm import OneStepSpectralNorm, spectrally_normalised
 from cfxai.protocols import Image, Labels
 
 Features = Float[Tensor, "b c h w"]
@@ -89,7 +89,7 @@ class Generator(nn.Module):
         """The counterfactuals under several conditions, of an image that is encoded once."""
         if any(side % 32 for side in image.shape[2:]):
             raise DataError(f"data.size: the published generator needs sides divisible by 32, not {image.shape[2:]}.")
-        features = [self.stem(image)]
+        features = [self.stem(strided_channels_last(image))]
         for block in self.encoder:
             features.append(block(features[-1]))
         return [self._decoded(image, features, condition) for condition in conditions]
@@ -143,8 +143,22 @@ class Discriminator(nn.Module):
         register_parametrization(self.verdict, "weight", OneStepSpectralNorm(1), unsafe=True)
 
     def forward(self, image: Image, condition: Labels) -> Float[Tensor, " b"]:
-        h = F.relu(self.blocks(image)).sum((2, 3))
-        return self.verdict(h)[:, 0] + (self.embedding(condition) * h).sum(1)
+        return self.each([(image, condition)])[0]
+
+    def each(self, batches: Sequence[tuple[Float[Tensor, "_ c h w"], Int[Tensor, " _"]]]) -> list[Float[Tensor, " _"]]:
+        """The logits of several batches as of one call after another, each with its own singular values.
+
+        Weights, in full width more than the features, are read once, and so are their gradients written.
+        """
+        counts = [len(image) for image, _ in batches]
+        h = strided_channels_last(cat([image for image, _ in batches]))
+        for block in self.blocks:
+            h = block(h, counts)
+        pooled = F.relu(h).sum((2, 3)).split(counts)
+        return [
+            self.verdict(h)[:, 0] + (self.embedding(condition) * h).sum(1)
+            for h, (_, condition) in zip(pooled, batches, strict=True)
+        ]
 
 
 class EncoderBlock(nn.Module):
@@ -205,9 +219,18 @@ class DiscriminatorBlock(nn.Module):
             _initialised(last, gain=sqrt(2), spectral=True),
         )
 
-    def forward(self, x: Features) -> Float[Tensor, "b d h2 w2"]:
+    def forward(self, x: Features, counts: Sequence[int] | None = None) -> Float[Tensor, "b d h2 w2"]:
+        """`counts`: of the samples in each batch that x consists of; null = it is one."""
+        counts = counts or [len(x)]
+        start, first, active, last = self.body
+        h = spectrally_normalised(last, active(spectrally_normalised(first, start(x), counts)), counts)
         # Pooling first, for the same reason; published so in the first block only.
-        return self.shortcut(self.pool(x)) + self.body(x)
+        shortcut = self.pool(x)
+        return h.add_(
+            shortcut
+            if isinstance(self.shortcut, nn.Identity)
+            else spectrally_normalised(self.shortcut, shortcut, counts)
+        )
 
 
 class ConditionalBatchNorm(nn.Module):
@@ -228,33 +251,6 @@ class ConditionalBatchNorm(nn.Module):
     def forward(self, x: Features, condition: Labels) -> Features:
         scale, shift = self.line(condition)
         return scale[:, :, None, None] * self.norm(x) + shift[:, :, None, None]
-
-
-class OneStepSpectralNorm(nn.Module):
-    """A weight over its largest singular value, as one power iteration from the last estimate gives it.
-
-    Published, the singular value is a constant to the gradient, while torch's `spectral_norm` differentiates through it
-    (Miyato et al. 2018, arXiv:1802.05957, eq. 12). Published, `u` moves in evaluation too, so that the same image gets
-    another counterfactual each time; here evaluation takes the same iteration and leaves `u` where training left it.
-    """
-
-    u: Tensor
-
-    def __init__(self, outputs: int) -> None:
-        super().__init__()
-        self.register_buffer("u", torch.randn(outputs))
-
-    def forward(self, weight: Float[Tensor, "d *rest"]) -> Float[Tensor, "d *rest"]:
-        with torch.no_grad():
-            # Whichever order of a row's entries needs no copy.
-            matrix = weight.flatten(1) if weight.is_contiguous() else weight.movedim(1, -1).flatten(1)
-            v = F.normalize(self.u @ matrix, dim=0)
-            product = matrix @ v
-            u = F.normalize(product, dim=0)
-            sigma = u @ product
-            if self.training:
-                self.u.copy_(u)
-        return weight / sigma
 
 
 def _conv(

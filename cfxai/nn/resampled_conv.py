@@ -25,11 +25,13 @@ class PooledConv2d(AlignedConv2d):
     def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__(inputs, outputs, 3, padding=1, bias=bias)
 
-    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
+    def convolved(
+        self, input: Float[Tensor, "b c h w"], weight: Weight, bias: Float[Tensor, " d"] | None
+    ) -> Float[Tensor, "b d h2 w2"]:
         if not combines(input):
-            return F.avg_pool2d(super().forward(input), 2)
-        kernel = _spread(self.weight, flip=False) / 4
-        return F.conv2d(aligned(input, kernel), kernel, self.bias, stride=2, padding=1)
+            return F.avg_pool2d(super().convolved(input, weight, bias), 2)
+        kernel = _spread(weight, flip=False) / 4
+        return F.conv2d(aligned(input, kernel), kernel, bias, stride=2, padding=1)
 
 
 def combines(x: Float[Tensor, "b c h w"]) -> bool:
