@@ -4,13 +4,20 @@ run = cfxai.load_run("runs/coin_kidney")
 batch = run.data.split("test").batch([0, 1])
 counterfactual = run.method.generate(batch["image"], torch.zeros(2, dtype=torch.long))
 saliency = run.attributor("rise", masks=200).attribute(batch["image"], batch["label"])
+
+explanation = run.explain("patient.nii.gz")     # or a PNG, JPEG, DICOM file, an array, a Pillow picture
+print(explanation.before, explanation.after)
+explanation.save("explained")
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from numpy import ndarray
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -19,10 +26,16 @@ from cfxai.config.nearest import hint
 from cfxai.data.dataset import Data
 from cfxai.errors import ConfigError
 from cfxai.evaluation import best_checkpoint, load_config, load_parts
+from cfxai.explaining.explain import classify, explain, saliency
+from cfxai.explaining.explanation import Explanation
+from cfxai.explaining.opening import Openable, Opened, open_image
 from cfxai.protocols import Attributor, Explainer, Regions
 from cfxai.run.checkpoint import load_checkpoint, restore
-from cfxai.run.directory import Run
+from cfxai.run.directory import Run, shown
 from cfxai.run.locate import locate
+
+COINS_THRESHOLD = 0.25
+"""Of |x - x_cf|, for runs that were not evaluated."""
 
 
 class LoadedRun:
@@ -54,6 +67,77 @@ class LoadedRun:
     def data(self) -> Data:
         """Its images, prepared when they are first asked for."""
         return self.parts["data"]
+
+    @property
+    def threshold(self) -> float:
+        """Of |x - x_cf|, from which a pixel is in the mask: that of the run's evaluation, or COIN's 0.25."""
+        metrics = self.run.evaluation / "metrics.json"
+        found = json.loads(metrics.read_text()).get("cf_threshold") if metrics.is_file() else None
+        return COINS_THRESHOLD if found is None else float(found)
+
+    def open(self, image: Openable, name: str | None = None) -> Opened:
+        """An image of the user's, prepared as the run's own were; `name` is what messages call it.
+
+        Raises:
+            DataError: it cannot be read, is huge or tiny, or is not of the kind that the run explains.
+        """
+        return open_image(image, self.data.recipe, self.config.classifier.get("channels"), name)
+
+    def explain(
+        self,
+        image: Openable | Opened,
+        *,
+        threshold: float | None = None,
+        attributors: Iterable[str] | Mapping[str, Attributor] = (),
+    ) -> Explanation:
+        """What the image would have looked like for the classifier to call it otherwise, on the image's own grid.
+
+        Args:
+            image: a file (PNG, JPEG, TIFF, DICOM, NIfTI, NRRD, .npy), a folder with the slices of a DICOM series, an
+                array of native values [row, column], [row, column, 3] or axial [slice, row, column], or a picture.
+            threshold: of the mask, in [0, 1]; the run's own if None.
+            attributors: saliency maps to show beside it, by name.
+
+        Raises:
+            ConfigError: the run has no method, or there is no such attributor.
+            DataError: the image cannot be used.
+        """
+        method = self.require_method()
+        if not isinstance(attributors, Mapping):
+            attributors = {name: self.attributor(name) for name in attributors}
+        return explain(
+            image if isinstance(image, Opened) else self.open(image),
+            self.classifier,
+            method,
+            classes=self.data.classes,
+            device=self.device,
+            threshold=self.threshold if threshold is None else threshold,
+            attributors=attributors,
+            batch_size=self.config.evaluation.batch_size,
+        )
+
+    def classify(self, opened: Opened) -> dict[str, float]:
+        """By class, the probability of an image of `open`, or of a volume's most abnormal slice."""
+        return classify(opened, self.classifier, self.data.classes, self.device, self.config.evaluation.batch_size)
+
+    def saliency(self, opened: Opened, name: str) -> Float[ndarray, "depth h w"]:
+        """An attributor's map of an image of `open`: what speaks for its most probable abnormal class, >= 0.
+
+        Raises:
+            ConfigError: there is no such attributor, or it does not suit the classifier.
+        """
+        batch_size = self.config.evaluation.batch_size
+        return saliency(opened, self.attributor(name), self.classify(opened), self.device, batch_size)
+
+    def require_method(self) -> Explainer:
+        """The method.
+
+        Raises:
+            ConfigError: the run has a classifier alone.
+        """
+        if self.method is None:
+            raise ConfigError(f"-cp {shown(self.run.directory)}: has a classifier alone; name a run of a method.")
+        return self.method
 
     def attributor(self, name: str, classifier: nn.Module | None = None, **settings: Any) -> Attributor:
         """An attributor of conf/attribution for its classifier (or another one), set up as in the run, then as given.

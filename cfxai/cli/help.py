@@ -95,6 +95,50 @@ flags (default in brackets):
   -h, --help                       this text"""
 
 
+EXPLAIN = """\
+Explain images with a run: what each would have looked like for the classifier to call it otherwise.
+
+An image that the classifier calls abnormal is made normal, and one that it calls normal abnormal if the method can.
+Writes to DIR, in each image's own size and geometry: NAME-counterfactual, -difference, -mask and -ATTRIBUTOR (pictures
+and single DICOM files as 16 bit PNG, volumes as NIfTI), NAME-panel.png to look at, and explanations.csv: for each image
+the probabilities before and after, whether the class flipped, and the size of the mask.
+
+usage:
+  python tools/explain.py -cp RUN IMAGE… [flags]
+
+example:
+  python tools/explain.py -cp runs/short patient.nii.gz
+  python tools/explain.py -cp runs/short ~/ct --out explained -at layer_cam -cft 0.25
+
+images: files (PNG, JPEG, TIFF, DICOM, NIfTI, NRRD, .npy) of any size, and folders of them; a folder with the slices of
+one DICOM series is one volume. One that cannot be used is named, the others go on, and the exit code is 3.
+
+flags (default in brackets):
+  -cp, --run RUN                   the run: its directory, or a file in its checkpoints/
+  -o, --out DIR                    a new or empty folder [RUN/explanations, then explanations-1 …]
+  -at, --attributors NAME … | all  saliency maps to write beside the counterfactual [none]
+  -cft, --cf-threshold T           mask = |x - x_cf| > T, T in [0, 1] [that of the run's evaluation, or 0.25]
+  -h, --help                       this text"""
+
+
+APP = """\
+Explain images on a page in the browser. It is served to this computer only, and needs no network.
+
+usage:
+  python tools/app.py -cp RUN [flags]
+
+example:
+  python tools/app.py -cp runs/short
+  python tools/app.py -cp runs/short --reader-study ratings.csv
+
+flags (default in brackets):
+  -cp, --run RUN                   the run: its directory, or a file in its checkpoints/
+  --port N                         [7860, or the next that is free]
+  --reader-study FILE.csv          a third tab: can readers tell counterfactuals from real images? Their ratings are
+                                   added to the file
+  -h, --help                       this text"""
+
+
 def train_help() -> str:
     """The text of `tools/train.py --help`."""
     listing = [_table("experiments:", experiments())]
@@ -112,6 +156,16 @@ def regions_help() -> str:
     return "\n\n".join(
         [REGIONS, _table("regions:", options("regions")), _table("attributors:", options("attribution")), EXIT_CODES]
     )
+
+
+def explain_help() -> str:
+    """The text of `tools/explain.py --help`."""
+    return "\n\n".join([EXPLAIN, _table("attributors:", options("attribution")), EXIT_CODES])
+
+
+def app_help() -> str:
+    """The text of `tools/app.py --help`."""
+    return "\n\n".join([APP, EXIT_CODES])
 
 
 def _table(title: str, rows: dict[str, str]) -> str:
