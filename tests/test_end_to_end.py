@@ -1,6 +1,7 @@
 """The whole job as users start it: what it leaves, judging it again, and other ways to start it."""
 
 import csv
+import hashlib
 import json
 import subprocess
 from pathlib import Path
