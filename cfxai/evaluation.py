@@ -21,7 +21,7 @@ from cfxai.judging import LesionFree, classifier_quality, faithfulness_metrics, 
 from cfxai.nn.features import penultimate
 from cfxai.nn.weights import digest, load_weights
 from cfxai.protocols import NORMAL, Attributor, Explainer, Result
-from cfxai.report import classifier_line, tables, write_cases, write_panels, write_sanity
+from cfxai.report import classifier_line, tables, write_cases, write_made_abnormal, write_panels, write_sanity
 from cfxai.run.checkpoint import load_checkpoint, restore
 from cfxai.run.directory import Run, continue_command, locked, shown
 from cfxai.run.locate import locate
@@ -35,11 +35,13 @@ log = logging.getLogger("cfxai")
 
 APPLICABLE = (
     "iou", "iou_ci", "iou_per_case", "dice", "pixel_auprc", "pointing_game", "flip_rate", "counterfactual_validity",
-    "l1", "normal_changed_area", "fid", "kid", "threshold", "seconds_per_image",
+    "l1", "normal_changed_area", "fid", "kid", "threshold", "seconds_per_image", "flip_rate_to_normal",
+    "flip_rate_to_abnormal", "oracle_flip_rate", "high_frequency_energy", "cycle_l1", "ssim",
 )  # fmt: skip
 """What every explainer has in metrics.json, null where it does not apply."""
 
-CEILING = "ceiling"
+BESIDE = CEILING, CONTROL = "ceiling", "control"
+"""What is judged beside the explainers: the true lesion-free image, and a change that explains nothing."""
 
 
 def evaluate(path: Path, **asked: Any) -> dict[str, Any]:
@@ -110,6 +112,8 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
     abnormal = [i for i in indices if dataset.labels[i] != NORMAL]
     show = shown_cases(dataset, indices, settings.panels)
     subjects = build_explainers(parts, cfg, settings, device)
+    if cfg.method and "control" in parts:
+        subjects[CONTROL] = parts["control"]
     if subjects and dataset.healthy is not None:
         subjects[CEILING] = LesionFree()
     identity = digest(classifier)
@@ -131,6 +135,7 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
         "realism": None,
         "explainers": {},
         "refused": {},
+        CONTROL: None,
         CEILING: None,
     }
     fresh_metrics = metric_factory(
@@ -140,10 +145,12 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
         tau=settings.tau,
         features=penultimate(classifier),
         name=f"features of the classifier ({identity[:8]}) before its last layer",
+        oracle=load_oracle(parts, run, device),
     )
 
     pictures: dict[str, dict[int, Result]] = {}
     cases: dict[str, list[dict[str, Any]]] = {}
+    made_abnormal: dict[int, Result] = {}
     masks = None
     for name, explainer in subjects.items():
         counterfactual = isinstance(explainer, Explainer)
@@ -159,21 +166,22 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
                 judged = judge(
                     explainer, classifier, dataset, device,
                     extractors=cuts, metrics=fresh_metrics, indices=chosen, batch_size=settings.batch_size,
-                    show=show, keep_masks=counterfactual and name != CEILING, tick=tick,
+                    show=show, keep_masks=counterfactual and name not in BESIDE, tick=tick,
                 )  # fmt: skip
         except UnsuitableError as error:
             metrics["refused"][name] = str(error)
             continue
         cases[name] = judged.metrics.pop("cases", None) or []
         found = {**dict.fromkeys(APPLICABLE), **judged.metrics}
-        if name == CEILING:
-            metrics[CEILING] = found
+        if name in BESIDE:
+            metrics[name] = found
             continue
         metrics["explainers"][name] = found
         if extractor := found.get("extractor"):
             metrics["realism"] = f"{extractor}, counterfactuals of abnormal images against real normal images"
         metrics["threshold_rules"].append(f"{name}: {rule}")
         pictures[name] = judged.shown
+        made_abnormal |= judged.made_abnormal
         if counterfactual:
             metrics["cf_threshold"], masks = found["threshold"], judged.masks
     if subjects and not metrics["explainers"]:
@@ -188,8 +196,18 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
         )  # fmt: skip
         for name, one in checked.items():
             metrics["explainers"][name]["sanity"] = one.numbers
-    write_evaluation(run, metrics, pictures, cases, data, dataset, masks, checked)
+    write_evaluation(run, metrics, pictures, made_abnormal, cases, data, dataset, masks, checked)
     return metrics
+
+
+def load_oracle(parts: Parts, run: Run, device: torch.device) -> nn.Module | None:
+    """The classifier that was trained by itself to check flips, where the run has one."""
+    weights = run.weights / "oracle.safetensors"
+    if "oracle" not in parts or not weights.is_file():
+        return None
+    oracle: nn.Module = parts["oracle"]
+    load_weights(oracle, weights)
+    return oracle.to(device).eval().requires_grad_(False)
 
 
 def build_explainers(
@@ -223,6 +241,7 @@ def write_evaluation(
     run: Run,
     metrics: dict[str, Any],
     pictures: Mapping[str, Mapping[int, Result]],
+    made_abnormal: Mapping[int, Result],
     cases: Mapping[str, Sequence[Mapping[str, Any]]],
     data: Data,
     dataset: Dataset,
@@ -238,6 +257,7 @@ def write_evaluation(
         threshold = metrics["explainers"][main]["threshold"]
         caption = f"threshold {threshold:.3f}; green: hit, orange: false alarm, yellow: missed"
         write_panels(scratch / "panels", main, pictures, dataset.ids, caption)
+        write_made_abnormal(scratch / "panels/made_abnormal.png", main, made_abnormal)
     if checked:
         write_sanity(scratch / "panels/sanity.png", {name: one.pictures for name, one in checked.items()})
     if masks is not None:

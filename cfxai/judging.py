@@ -18,18 +18,33 @@ from cfxai.config.catalogue import CONF
 from cfxai.data.dataset import Dataset
 from cfxai.data.geometry import Axis
 from cfxai.masks.threshold import Threshold
+from cfxai.metrics.both_ways import BothWays
+from cfxai.metrics.change import Change
 from cfxai.metrics.classification import ClassifierQuality
 from cfxai.metrics.faithfulness import DeletionInsertion, Road
 from cfxai.metrics.localisation import Localisation
 from cfxai.metrics.realism import Realism
 from cfxai.metrics.region_flipping import RegionFlipping
 from cfxai.metrics.sparseness import Sparseness
-from cfxai.protocols import NORMAL, Attributor, Counterfactual, Explainer, Image, Labels, Logits, Metric, Result
+from cfxai.protocols import (
+    NORMAL,
+    Attributor,
+    Counterfactual,
+    Explainer,
+    Image,
+    Labels,
+    Logits,
+    Metric,
+    Result,
+    goes_both_ways,
+)
 
 FAITHFULNESS = ("deletion_insertion", "road", "localisation", "sparseness")
 """What judges a map beside its mask, by name in `conf/metrics`."""
-WITHOUT_MASK = (Realism, DeletionInsertion, Road, RegionFlipping, Localisation, Sparseness)
+WITHOUT_MASK = (Realism, DeletionInsertion, Road, RegionFlipping, Localisation, Sparseness, BothWays, Change)
 """Metrics that are the same under every threshold."""
+EITHER_WAY = (BothWays, Change)
+"""Metrics that count abnormal counterfactuals of normal images, too."""
 
 
 class LesionFree:
@@ -45,20 +60,32 @@ class LesionFree:
 
 @dataclass
 class Judged:
-    """What was found about one explainer: its metrics, its masks and the pictures asked for."""
+    """What was found about one explainer: its metrics, its masks and the pictures asked for.
+
+    Attributes:
+        shown: by index in the split. made_abnormal: the same of normal images, where the explainer goes both ways.
+    """
 
     metrics: dict[str, Any]
     masks: np.ndarray | None
     shown: dict[int, Result] = field(default_factory=dict)
+    made_abnormal: dict[int, Result] = field(default_factory=dict)
 
 
 def maps(
-    explainer: Explainer | Attributor, dataset: Dataset, indices: Sequence[int], device: torch.device, batch_size: int
+    explainer: Explainer | Attributor,
+    dataset: Dataset,
+    indices: Sequence[int],
+    device: torch.device,
+    batch_size: int,
+    *,
+    abnormal: bool = False,
 ) -> Iterator[tuple[list[int], Mapping[str, Any], Tensor, Counterfactual | None, float]]:
     """Explains images batch by batch: (indices, batch, map [b *spatial], counterfactual or None, seconds).
 
-    An explainer is asked for the normal class, an attributor about the image's own abnormal label, and only what
-    speaks for that label counts: this is the only place that knows.
+    An explainer is asked for the normal class, or if `abnormal` for each image's own abnormal class, of a normal image
+    the first one; an attributor about the image's own abnormal label, and only what speaks for that label counts: this
+    is the only place that knows.
     """
     for start in range(0, len(indices), batch_size):
         chosen = list(indices[start : start + batch_size])
@@ -68,7 +95,8 @@ def maps(
         if isinstance(explainer, Explainer):
             if isinstance(explainer, LesionFree):
                 explainer.healthy = batch["healthy"]
-            counterfactual: Counterfactual | None = explainer.generate(image, torch.full_like(label, NORMAL))
+            target = label.clamp_min(NORMAL + 1) if abnormal else torch.full_like(label, NORMAL)
+            counterfactual: Counterfactual | None = explainer.generate(image, target)
             assert counterfactual is not None
             counterfactual = replace(counterfactual, channel=dataset.channel)
             saliency = counterfactual.difference
@@ -144,6 +172,7 @@ def judge(
         seconds += spent
         before = probabilities(classifier, batch["image"])
         after = probabilities(classifier, counterfactual.counterfactual) if counterfactual is not None else None
+        returned = _returned(explainer, counterfactual, batch["label"])
         cases, voxels = zip(*(_case(dataset, index) for index in chosen), strict=True)
         for name, extract in extractors.items():
             result = Result(
@@ -158,6 +187,7 @@ def judge(
                 counterfactual_probability=after,
                 case=cases,
                 voxel_mm3=voxels,
+                returned=returned,
             )
             for metric in measured[name].values():
                 metric.update(result)
@@ -168,12 +198,62 @@ def judge(
                     if index in show:
                         shown[index] = _single(result, position)
         tick(len(chosen))
+    made_abnormal = {}
+    if goes_both_ways(explainer):
+        either_way = [metric for metric in measured[main].values() if isinstance(metric, EITHER_WAY)]
+        made_abnormal = _judge_made_abnormal(
+            explainer, classifier, dataset, device, extractors[main], either_way, indices, batch_size, show
+        )
     blocks = {name: {k: v for m in group.values() for k, v in m.compute().items()} for name, group in measured.items()}
     result_metrics = {**blocks[main], "threshold": extractors[main].threshold}
     result_metrics["seconds_per_image"] = seconds / max(1, len(indices))
     for name, extract in extractors.items():
         result_metrics[name] = {"threshold": extract.threshold, **_segmentation(blocks[name])}
-    return Judged(result_metrics, masks, shown)
+    return Judged(result_metrics, masks, shown, made_abnormal)
+
+
+def _judge_made_abnormal(
+    explainer: Explainer | Attributor,
+    classifier: nn.Module,
+    dataset: Dataset,
+    device: torch.device,
+    extract: Threshold,
+    metrics: Sequence[Metric],
+    indices: Sequence[int],
+    batch_size: int,
+    show: Sequence[int],
+) -> dict[int, Result]:
+    """Updates the metrics with counterfactuals for the abnormal class; returns those of the normal images to show."""
+    shown: dict[int, Result] = {}
+    for chosen, batch, saliency, changed, _ in maps(explainer, dataset, indices, device, batch_size, abnormal=True):
+        assert changed is not None
+        result = Result(
+            image=batch["image"],
+            label=batch["label"],
+            saliency=extract.normalised(saliency),
+            mask=extract(saliency),
+            group=tuple(batch["group"]),
+            probability=probabilities(classifier, batch["image"]),
+            counterfactual=changed,
+            counterfactual_probability=probabilities(classifier, changed.counterfactual),
+            returned=_returned(explainer, changed, batch["label"]),
+        )
+        for metric in metrics:
+            metric.update(result)
+        for position, index in enumerate(chosen):
+            if index in show and dataset.labels[index] == NORMAL:
+                shown[index] = _single(result, position)
+    return shown
+
+
+def _returned(explainer: Explainer | Attributor, changed: Counterfactual | None, label: Labels) -> Image | None:
+    """The way back to its own class of each image that is to leave it; the others stay where they were led."""
+    if changed is None or not isinstance(explainer, Explainer) or not goes_both_ways(explainer):
+        return None
+    returned, moved = changed.counterfactual.clone(), changed.target != label
+    if moved.any():
+        returned[moved] = explainer.generate(returned[moved], label[moved]).counterfactual
+    return returned
 
 
 def _segmentation(block: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,4 +296,5 @@ def _single(result: Result, position: int) -> Result:
         counterfactual_probability=one(result.counterfactual_probability),
         case=result.case and (result.case[position],),
         voxel_mm3=result.voxel_mm3 and (result.voxel_mm3[position],),
+        returned=one(result.returned),
     )

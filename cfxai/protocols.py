@@ -56,6 +56,8 @@ class Result:
         counterfactual_probability: [b k], the classifier's softmax on the counterfactual; None for attributors.
         case: the volume that each image is or is a slice of; of pictures, the patient. None = the patients.
         voxel_mm3: what a pixel of each image stands for (of a slice, area times thickness), mm³; None where unknown.
+        returned: [b c *spatial], the counterfactual's counterfactual for the image's own label; None where the
+            explainer goes one way only.
     """
 
     image: Image
@@ -69,6 +71,7 @@ class Result:
     counterfactual_probability: Logits | None = None
     case: tuple[str, ...] | None = None
     voxel_mm3: tuple[float | None, ...] | None = None
+    returned: Image | None = None
 
 
 @runtime_checkable
@@ -80,9 +83,17 @@ class Classifier(Protocol):
 
 @runtime_checkable
 class Explainer(Protocol):
-    """Moves an image to the target class. Manages its own grad mode; leaves the classifier untouched."""
+    """Moves an image to the target class. Manages its own grad mode; leaves the classifier untouched.
+
+    The normal class can always be asked for; an abnormal one if the explainer has `both_ways = True`.
+    """
 
     def generate(self, image: Image, target: Labels) -> Counterfactual: ...
+
+
+def goes_both_ways(explainer: Any) -> bool:
+    """Whether an explainer can also make images abnormal."""
+    return isinstance(explainer, Explainer) and bool(getattr(explainer, "both_ways", False))
 
 
 @runtime_checkable

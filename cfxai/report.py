@@ -27,6 +27,17 @@ COUNTERFACTUALS = {
     "FID": lambda m: _number(m["fid"], 2),
     "s/image": lambda m: _number(m["seconds_per_image"], 4),
 }
+BOTH_WAYS = {
+    "flips to normal": lambda m: _interval(m.get("flip_rate_to_normal"), m.get("flip_rate_to_normal_ci")),
+    "to abnormal": lambda m: _interval(m.get("flip_rate_to_abnormal"), m.get("flip_rate_to_abnormal_ci")),
+    "oracle's": lambda m: _interval(m.get("oracle_flip_rate"), m.get("oracle_flip_rate_ci")),
+    "target p": lambda m: _number(m.get("target_probability")),
+    "SSIM": lambda m: _number(m.get("ssim")),
+    "sparsity": lambda m: _number(m.get("sparsity")),
+    "high freq. ↓": lambda m: _number(m.get("high_frequency_energy")),
+    "cycle L1": lambda m: _number(m.get("cycle_l1"), 4),
+    "identity L1": lambda m: _number(m.get("identity_l1"), 4),
+}
 FAITHFULNESS = {
     "deletion ↓": lambda m: _number(m["deletion"]),
     "below random": lambda m: _number(m["deletion_below_random"]),
@@ -45,13 +56,13 @@ SANITY = {
     "max-sensitivity ↓": lambda m: _number(m["max_sensitivity"]),
     "infidelity ↓": lambda m: _number(m["infidelity"]),
 }
-CEILING = "ceiling"
+BESIDE = ("control", "ceiling")
 
 
 def tables(metrics: Mapping[str, Any]) -> list[Table]:
     """Where the lesion is, for every explainer; how the counterfactuals are; faithfulness and sanity where measured."""
     other = "fixed" if metrics["cf_threshold_rule"] == "auto" else "auto"
-    rows = dict(metrics["explainers"]) | ({CEILING: metrics["ceiling"]} if metrics["ceiling"] else {})
+    rows = dict(metrics["explainers"]) | {name: metrics[name] for name in BESIDE if metrics.get(name)}
 
     where = _table(_title(metrics), ["explainer", "threshold", *LOCALISATION, f"IoU at {other} threshold"])
     where.caption = _caption(metrics)
@@ -65,7 +76,21 @@ def tables(metrics: Mapping[str, Any]) -> list[Table]:
     for name, m in rows.items():
         if m["l1"] is not None:
             how.add_row(name, *(render(m) for render in COUNTERFACTUALS.values()))
-    return [where, *(table for table in (how, faithfulness(rows), sanity(rows)) if table.row_count)]
+    more = (how, both_ways(rows), faithfulness(rows), sanity(rows))
+    return [where, *(table for table in more if table.row_count)]
+
+
+def both_ways(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Whether the classifier's mind is changed in both directions, and by something that is not noise."""
+    table = _table("both ways", ["explainer", *BOTH_WAYS])
+    table.caption = (
+        "Flips of images that the classifier calls by their label; the oracle is a classifier trained by itself.\n"
+        "Control: an adversarial perturbation, which flips the classifier and explains nothing."
+    )
+    for name, m in rows.items():
+        if m.get("flip_rate_to_normal") is not None:
+            table.add_row(name, *(render(m) for render in BOTH_WAYS.values()))
+    return table
 
 
 def faithfulness(rows: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -169,6 +194,14 @@ def write_panels(
     overview = directory / "overview.png"
     panel(overview, rows, titles=titles, caption=caption)
     return [overview, *paths]
+
+
+def write_made_abnormal(path: Path, main: str, shown: Mapping[int, Result]) -> None:
+    """A row for each normal image that was made abnormal; nothing where none was."""
+    if shown:
+        rows = [case_row(main, result, {}) for result in shown.values()]
+        titles = [case_title(result) for result in shown.values()]
+        panel(path, rows, titles=titles, caption="normal images, made abnormal")
 
 
 def write_sanity(path: Path, pictures: Mapping[str, Mapping[str, Picture]]) -> None:

@@ -12,7 +12,8 @@ from torch import nn
 from cfxai.config.build import Parts
 from cfxai.judging import judge, metric_factory
 from cfxai.masks.threshold import Threshold
-from cfxai.protocols import NORMAL, Explainer, Result
+from cfxai.methods.steganography import cycle_errors
+from cfxai.protocols import NORMAL, Explainer, Result, goes_both_ways
 from cfxai.report import case_row, case_title
 from cfxai.run.directory import Run
 from cfxai.selection import shown_cases, spaced
@@ -23,6 +24,9 @@ log = logging.getLogger("cfxai")
 
 SAMPLES = 6
 """Images in each `samples/step_*.png`."""
+
+HIDES = 3.0
+"""Times the cycle error through 256 levels that a translation may have before it is said to hide its original."""
 
 
 class Validation:
@@ -58,9 +62,20 @@ class Validation:
             panel(self.run.directory / "samples" / f"step_{done:06d}.png", rows, titles=titles, caption=f"step {done}")
         found = {name: v for name in SHOWN if (v := judged.metrics.get(name)) is not None}
         found["variety"] = variety(judged.shown.values())
+        found |= self.hidden(list(judged.shown))
         self.warn_if_collapsed(done, found)
         log.info("validation at step %d: %s", done, ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
         return {**found, "score": score(found)}
+
+    def hidden(self, indices: list[int]) -> dict[str, float]:
+        """Cycle errors of images that go there and back, as they are, through 256 levels and through a blur."""
+        if not goes_both_ways(self.method) or not indices:
+            return {}
+        batch = self.dataset.batch(indices)
+        image, label = batch["image"].to(self.device), batch["label"].to(self.device)
+        other = torch.where(label == NORMAL, NORMAL + 1, NORMAL)
+        errors = cycle_errors(self.method, image, label, other)
+        return {f"cycle_{name}": float(error.mean()) for name, error in errors.items()}
 
     def warn_if_collapsed(self, done: int, found: Mapping[str, float]) -> None:
         advice = f"compare samples/ and consider {getattr(self.method, 'if_collapsed', 'other weights of its losses')}"
@@ -68,6 +83,12 @@ class Validation:
             log.warning("warning: at step %d the generator changes nothing (L1 %.1e); %s", done, found["l1"], advice)
         elif found.get("flip_rate") == 0 and done >= self.cfg.trainer.steps / 4:
             log.warning("warning: at step %d no counterfactual flips the classifier; %s", done, advice)
+        if found.get("cycle_rounded", 0.0) > HIDES * found.get("cycle_plain", 1.0):
+            log.warning(
+                "warning: at step %d the way back needs what 256 levels do not hold (cycle L1 %.2g, rounded %.2g): the "
+                "original is hidden in the counterfactual; consider a smaller loss.cycle",
+                done, found["cycle_plain"], found["cycle_rounded"],
+            )  # fmt: skip
         if found.get("variety", 1.0) < 0.05:
             log.warning("warning: at step %d the counterfactuals of different images are nearly the same image", done)
 
@@ -82,10 +103,15 @@ def variety(shown: Iterable[Result]) -> float:
 
 
 SHOWN = (
-    "flip_rate", "iou", "threshold", "counterfactual_validity", "l1", "normal_changed_area", "pixel_auprc",
+    "flip_rate", "flip_rate_to_abnormal", "iou", "threshold", "counterfactual_validity", "l1", "normal_changed_area",
+    "pixel_auprc",
 )  # fmt: skip
 
 
 def score(found: Mapping[str, float]) -> float:
-    """What the best checkpoint is chosen by: flip rate times IoU, or times 1 - L1 where validation has no masks."""
-    return found.get("flip_rate", 0.0) * found.get("iou", 1 - found.get("l1", 1.0))
+    """What the best checkpoint is chosen by: flip rate times IoU, or times 1 - L1 where validation has no masks.
+
+    The flip rate is the worse one of a method that goes both ways.
+    """
+    flips = min(found.get("flip_rate", 0.0), found.get("flip_rate_to_abnormal", 1.0))
+    return flips * found.get("iou", 1 - found.get("l1", 1.0))

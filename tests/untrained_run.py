@@ -62,6 +62,8 @@ class Dim:
 class Both(Dim):
     """Also makes an image abnormal, by a bright corner."""
 
+    both_ways = True
+
     def generate(self, image: Image, target: Labels) -> Counterfactual:
         if (target == NORMAL).all():
             return super().generate(image, target)

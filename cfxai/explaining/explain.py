@@ -12,7 +12,7 @@ from cfxai.data.prepare import GREY
 from cfxai.errors import NumericsError
 from cfxai.explaining.explanation import Explanation
 from cfxai.explaining.opening import Opened
-from cfxai.protocols import NORMAL, Attributor, Explainer, Image, Labels, Logits
+from cfxai.protocols import NORMAL, Attributor, Explainer, Image, Labels, Logits, goes_both_ways
 
 ONE_WAY = (
     "The image is called normal already, and the method only makes images normal: the counterfactual shows what it"
@@ -46,14 +46,10 @@ def explain(
     named = _named(worst, classes)
     target = NORMAL if int(worst.argmax()) != NORMAL else 1 + int(worst[1:].argmax())
     notes = list(opened.notes)
-    try:
-        change, after = _change(opened, method, classifier, target, device, batch_size)
-    except ValueError:
-        if target == NORMAL:
-            raise
+    if target != NORMAL and not goes_both_ways(method):
         target = NORMAL
         notes.append(ONE_WAY)
-        change, after = _change(opened, method, classifier, target, device, batch_size)
+    change, after = _change(opened, method, classifier, target, device, batch_size)
     return Explanation(
         opened=opened,
         changed=_changed(opened, change.numpy()),

@@ -184,6 +184,7 @@ class Coin:
         self.steps, self.learning_rate, self.decay = steps, learning_rate, decay
         self.generator_every, self.discriminate, self.freeze = generator_every, discriminate, freeze
         self.direction, self.bins, self.condition = direction, bins, condition
+        self.both_ways = direction == "both"
         self.reference, self.verify = reference, verify
         self.patch, self.overlap = patch, overlap
 

@@ -123,6 +123,7 @@ class CycleGAN:
     """
 
     name = "cyclegan"
+    both_ways = True
     if_collapsed = "a larger loss.counterfactual or a smaller loss.cycle and loss.identity"
 
     def __init__(
