@@ -2,10 +2,11 @@
 
 The same published networks (compat=anindya), weights and images, in one run, round by round in turns:
 
-    published         the step of anindyamitra2002/CFE restated: every translation made by itself, and the fakes again,
-                      with a graph, for the discriminators; their four errors are computed and one is learnt from
+    published         the step of CFE's code restated: every translation made by itself, and the fakes again, with a
+                      graph, for the discriminators; their four errors are computed and one is learnt from
     cfxai, published  compat=anindya as tools/train.py trains it: the same terms, each translation made once
     cfxai             the same networks under our default terms, which train both discriminators
+    public code       with --peer: a checkout of anindyamitra2002/Counterfactual-Image-Generation-using-CycleGAN itself
 
 Each has its own process; peak memory is what training adds to what its process held before.
 """
@@ -18,8 +19,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import get_context
+from pathlib import Path
 from statistics import median
 
+import public_cyclegan
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
@@ -33,10 +36,11 @@ from cfxai.methods.cyclegan import CycleGAN
 from cfxai.nn.heap import keep_freed_memory
 from cfxai.nn.memory_format import convolve_fast
 
-PUBLISHED, SAME, OURS = "published", "cfxai, published", "cfxai"
+PUBLISHED, SAME, OURS, PEER = "published", "cfxai, published", "cfxai", "public code"
 LOSS = {
     PUBLISHED: [],
     SAME: [],
+    PEER: [],
     OURS: ["loss.towards=cross_entropy", "loss.targets=one_hot", "loss.discriminator_loss=both"],
 }
 BATCHES = 4
@@ -55,6 +59,7 @@ class Settings:
     device: str
     precision: str
     threads: int
+    peer: Path | None
 
 
 def main() -> None:
@@ -65,9 +70,10 @@ def main() -> None:
         flush=True,
     )
     context = get_context("spawn")
-    processes = {name: context.Pool(1, begin, (name, settings)) for name in LOSS}
+    names = [name for name in LOSS if name != PEER or settings.peer]
+    processes = {name: context.Pool(1, begin, (name, settings)) for name in names}
     first = {name: process.apply(first_steps) for name, process in processes.items()}
-    times: dict[str, list[float]] = {name: [] for name in LOSS}
+    times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
         for name, process in processes.items():
             times[name].append(process.apply(seconds, (number,)))
@@ -83,9 +89,11 @@ def main() -> None:
                 f"{peak / 1e9:.2f}",
             )
         )
-    (theirs, _), (ours, _) = first[PUBLISHED], first[SAME]
-    apart = max(abs(ours[term] - theirs[term]) / abs(theirs[term]) for term in theirs)
-    print(f"the generators' losses of {PUBLISHED} and {SAME}: within {apart:.1e} in the first step")
+    ours, _ = first[SAME]
+    for name in names:
+        if name not in (SAME, OURS):
+            apart = max(abs(ours[term] - value) / abs(value) for term, value in first[name][0].items())
+            print(f"the generators' losses of {name} and {SAME}: within {apart:.1e} in the first step")
 
 
 def arguments() -> tuple[Settings, int]:
@@ -97,9 +105,14 @@ def arguments() -> tuple[Settings, int]:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="on a CPU")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
     parser.add_argument("--precision", default="32-true", help="of ours, as trainer.precision")
+    parser.add_argument("--peer", type=Path, help="a checkout of the public code")
     given = parser.parse_args()
+    if given.peer and not (given.peer / "src/models.py").is_file():
+        parser.error(f"--peer: {given.peer} has no src/models.py.")
     device = given.device if given.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    return Settings(given.size, given.batch, given.width, device, given.precision, given.threads), given.rounds
+    peer = given.peer and given.peer.resolve()
+    settings = Settings(given.size, given.batch, given.width, device, given.precision, given.threads, peer)
+    return settings, given.rounds
 
 
 state: dict[str, Step] = {}
@@ -115,13 +128,18 @@ def begin(name: str, settings: Settings) -> None:
     networks = [f"generator.width={settings.width}", f"discriminator.width={2 * settings.width}"]
     choices = ["compat=anindya", *networks, *LOSS[name]]
     method = Parts(compose(CONF / "cyclegan_pneumonia.yaml", choices))["method"]
-    precision = "32-true" if name == PUBLISHED else settings.precision
+    precision = "32-true" if name in (PUBLISHED, PEER) else settings.precision
     fabric = Fabric(accelerator=settings.device, devices=1, precision=precision)  # type: ignore[arg-type]
     fabric.to_device(method.modules)
     fabric.to_device(method.classifier)
     shape = (2 * settings.batch, 1, settings.size, settings.size)
     images = [fabric.to_device(torch.rand(shape) * 2 - 1) for _ in range(BATCHES)]
-    state["step"] = published(method, images) if name == PUBLISHED else ours(method, images, fabric)
+    if name == PUBLISHED:
+        state["step"] = published(method, images)
+    elif name == PEER and settings.peer:
+        state["step"] = public_cyclegan.step(settings.peer, method, images, settings.width)
+    else:
+        state["step"] = ours(method, images, fabric)
 
 
 def ours(method: CycleGAN, images: list[Tensor], fabric: Fabric) -> Step:

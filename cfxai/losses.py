@@ -111,10 +111,13 @@ def logit_margin(logits: Logits, target: Labels, margin: float) -> Float[Tensor,
 
     arXiv:1608.04644. With two classes a margin of 2.2 is p(target) = 0.9.
     """
+    return F.relu(margin - logit_lead(logits, target)).mean()
+
+
+def logit_lead(logits: Logits, target: Labels) -> Float[Tensor, " b"]:
+    """z_target - max of the others: above 0 where the target is what the classifier calls."""
     z = logits.float()
-    own = z.gather(1, target[:, None])[:, 0]
-    others = z.scatter(1, target[:, None], -torch.inf).amax(1)
-    return F.relu(margin - (own - others)).mean()
+    return z.gather(1, target[:, None])[:, 0] - z.scatter(1, target[:, None], -torch.inf).amax(1)
 
 
 def target_probability(logits: Logits, target: Labels, wanted: float) -> Float[Tensor, ""]:
