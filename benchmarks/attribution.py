@@ -225,7 +225,7 @@ def published_rise(network: nn.Module, image: Tensor, masks: Tensor) -> np.ndarr
 
 
 def trained() -> tuple[nn.Module, int, Tensor]:
-    """A ResNet-18 that knows images with a bright spot, an eighth of its third stage's channels, and four such images."""
+    """A ResNet-18 that knows bright spots, an eighth of its third stage's channels, and four such images."""
     torch.manual_seed(0)
     network = timm.create_model("resnet18", in_chans=1, num_classes=2)
     optimizer = torch.optim.Adam(network.parameters(), 5e-4)
