@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cfxai.data import make_phantom
-from cfxai.data.abdomen.canvas import Canvas, Grid
 from cfxai.data.abdomen.scan import CYST, KIDNEY, MARKER, TUMOUR
-from cfxai.data.abdomen.shapes import Capsule, Ellipsoid
+from cfxai.data.ct.canvas import Canvas, Grid
+from cfxai.data.ct.shapes import Capsule, Ellipsoid
 from cfxai.data.phantom import Phantom
 from cfxai.data.phantom_set import assign_splits
 from cfxai.errors import ConfigError

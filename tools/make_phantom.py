@@ -1,4 +1,4 @@
-"""Writes a phantom, CT of the abdomen or chest radiographs: files, exact masks, a manifest and a picture to look at."""
+"""Writes a phantom (abdomen, chest or spine): files, exact masks, a manifest and a picture to look at."""
 
 from cfxai.data.make_phantom import main
 

@@ -139,6 +139,29 @@ flags (default in brackets):
   -h, --help                       this text"""
 
 
+LATENT_HEADS = """\
+How well do linear heads read a table of latents, or of any other features?
+
+Fits five heads to the rows of split train alone, penalties by cross-validation within them, and scores them on test,
+or on val where there is no test: logistic regression, a linear SVM and LDA tell normal from any finding; ordinal
+regression (proportional odds), and least squares of the grade on the distance to an SVM's hyperplane, tell the grade.
+
+usage:
+  python tools/latent_heads.py FILE.npz [flags]
+
+example:
+  python tools/latent_heads.py retina_latents.npz --json heads.json
+
+FILE.npz holds features [n d], labels [n] (0 = normal, above it grades, or 1), split [n] (train, val, test) and, if
+known, groups [n] (patients): they stay within a fold of the cross-validation, and the bootstrap draws them.
+
+flags (default in brackets):
+  --json FILE    every score, interval and penalty; with both val and test, those on val under "val"
+  --draws N      bootstrap samples of the intervals [2000]
+  --seed N       of folds and bootstrap [0]
+  -h, --help     this text"""
+
+
 def train_help() -> str:
     """The text of `tools/train.py --help`."""
     listing = [_table("experiments:", experiments())]
@@ -166,6 +189,11 @@ def explain_help() -> str:
 def app_help() -> str:
     """The text of `tools/app.py --help`."""
     return "\n\n".join([APP, EXIT_CODES])
+
+
+def latent_heads_help() -> str:
+    """The text of `tools/latent_heads.py --help`."""
+    return "\n\n".join([LATENT_HEADS, EXIT_CODES])
 
 
 def _table(title: str, rows: dict[str, str]) -> str:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Generator
 
-from cfxai.data.dataset import Dataset
+from cfxai.data.arrays import Dataset
 from cfxai.errors import DataError
 
 

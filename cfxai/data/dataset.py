@@ -3,98 +3,48 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
-import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from cfxai.data.anomaly import Anomaly
+from cfxai.data.arrays import Dataset
 from cfxai.data.assemble import Assembled, assemble
 from cfxai.data.cache import Cache
 from cfxai.data.export import Origin, export_masks
 from cfxai.data.foreground import Measured, measure
+from cfxai.data.grades import check_grade_areas, grades_by_area
 from cfxai.data.intensity import Fingerprint, Intensity
 from cfxai.data.items import name_and_label
 from cfxai.data.manifest import ROLES, listing, read_manifest, refuse_gaps, sum_columns
 from cfxai.data.naming import unique_names
-from cfxai.data.prepare import RegionLabels
 from cfxai.data.recipe import Recipe
-from cfxai.data.scan import Images, Masks
+from cfxai.data.scan import Masks
 from cfxai.data.splits import SPLITS, Split, split_by_patient
 from cfxai.errors import DataError
 from cfxai.protocols import Mask
 
+__all__ = ["Data", "Dataset"]
+
 
 @runtime_checkable
-class Phantom(Protocol):
-    """Something that writes images and their manifest when asked."""
+class Source(Protocol):
+    """Something that writes images and their manifest when asked: a phantom, or the reader of a published data set."""
 
     def manifest(self, cache: Path) -> Path: ...
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """One split; its arrays are memory-mapped and read-only.
-
-    Attributes:
-        images: [n c *spatial] float32 in [-1, 1].
-        labels: [n], 0 = normal.
-        masks: [n *spatial], where the lesion is; None when the set has none.
-        healthy: [n c *spatial], the same image without its lesion; None when the set has none.
-        ids: one unique name per item, such as "case_003-axial-012".
-        groups: the patient of each item.
-        origin: the file and slice of each item.
-        organs: [n *spatial], where the organ is; None unless asked for by `organ_masks`.
-        regions: [n *spatial] int16, the region that each pixel belongs to, 0 = none; None when the set has none.
-        channel: the channel that masks belong to, where others are neighbouring slices; None = all alike.
-    """
-
-    images: Images
-    labels: Int[np.ndarray, " n"]
-    masks: Masks | None
-    healthy: Images | None
-    ids: list[str]
-    groups: list[str]
-    origin: Origin
-    organs: Masks | None = None
-    regions: RegionLabels | None = None
-    channel: int | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batch(self, indices: Sequence[int] | Int[np.ndarray, " b"] | Int[Tensor, " b"]) -> dict[str, Any]:
-        """Copies of the items at `indices`: image, label, id and group; mask, healthy, organ and region if any."""
-        chosen = np.asarray(indices, dtype=np.int64)
-        batch: dict[str, Any] = {
-            "image": torch.from_numpy(self.images[chosen]),
-            "label": torch.from_numpy(self.labels[chosen]),
-            "id": [self.ids[i] for i in chosen],
-            "group": [self.groups[i] for i in chosen],
-        }
-        if self.masks is not None:
-            batch["mask"] = torch.from_numpy(self.masks[chosen])
-        if self.healthy is not None:
-            batch["healthy"] = torch.from_numpy(self.healthy[chosen])
-        if self.organs is not None:
-            batch["organ"] = torch.from_numpy(self.organs[chosen])
-        if self.regions is not None:
-            batch["region"] = torch.from_numpy(self.regions[chosen])
-        return batch
 
 
 class Data:
     """A manifest, or a phantom that writes one, as train, val and test splits; nothing is read before it is needed.
 
     Args:
-        manifest: CSV of images, see `cfxai.data.manifest`; wins over `phantom`.
-        phantom: writes a manifest into the cache.
+        manifest: CSV of images, see `cfxai.data.manifest`; wins over `phantom` and `source`.
+        phantom: draws images and writes their manifest into the cache.
+        source: the reader of a published data set, see `cfxai.data.published`; writes a manifest into the cache too.
         intensity: native values to [-1, 1]; a `Fingerprint` is measured on the train split first.
         size: pixels of each side of an image.
         plane: axial, coronal or sagittal slices of volumes, or `volume` to keep them whole.
@@ -102,6 +52,8 @@ class Data:
         channels: 1 or 3 to make all images grey or colour; null for what the files have. See also `neighbours`.
         lesion_labels: mask values that are lesion; null for all but 0.
         min_lesion_area: mm² (pixels when unknown); slices with a smaller lesion are left out.
+        grade_areas: least lesion areas of grades 2, 3, ..., mm² (mm³ of whole volumes, pixels of pictures): every image
+            is graded by its own mask. Null for the grades of the manifest's column `grade`, if it has one.
         organ_labels: mask values that are organ, for the three settings below and a `Fingerprint`.
         min_organ_area: mm² (pixels when unknown); slices with less organ are left out.
         organ_masks: whether batches have the organ's mask, `organ`.
@@ -126,12 +78,14 @@ class Data:
         *,
         intensity: Intensity | Fingerprint,
         size: int,
-        phantom: Phantom | None = None,
+        phantom: Source | None = None,
+        source: Source | None = None,
         plane: str = "axial",
         field_of_view: float | None = None,
         channels: int | None = None,
         lesion_labels: Sequence[int] | None = None,
         min_lesion_area: float = 0.0,
+        grade_areas: Sequence[float] | None = None,
         organ_labels: Sequence[int] | None = None,
         min_organ_area: float = 0.0,
         organ_masks: bool = False,
@@ -173,21 +127,25 @@ class Data:
             allow_no_patient=allow_no_patient,
             allow_leakage=allow_leakage,
         )
-        self._manifest, self._phantom = manifest, phantom
+        if grade_areas is not None:
+            check_grade_areas(grade_areas)
+        self._manifest, self._grade_areas = manifest, grade_areas
+        self._writers = {"phantom": phantom, "published": source}
         self._datasets: dict[str, Dataset] = {}
         self._notes: list[str] = []
 
     @cached_property
     def manifest(self) -> Path:
-        """The CSV; a phantom writes it now if need be."""
+        """The CSV; a phantom or source writes it now if need be."""
         if self._manifest is not None:
             return Path(self._manifest).expanduser()
-        if self._phantom is None:
-            raise DataError(
-                "data.manifest is not set: run `python tools/make_manifest.py FOLDER_OR_NPZ -o manifest.csv`,"
-                " then add data.manifest=manifest.csv."
-            )
-        return self._phantom.manifest(self.cache / "phantom")
+        for kind, writer in self._writers.items():
+            if writer is not None:
+                return writer.manifest(self.cache / kind)
+        raise DataError(
+            "data.manifest is not set: run `python tools/make_manifest.py FOLDER_OR_NPZ -o manifest.csv`,"
+            " then add data.manifest=manifest.csv."
+        )
 
     @property
     def judged(self) -> str:
@@ -212,13 +170,13 @@ class Data:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over file hashes, labels, patients, splits and the settings that decide pixels."""
+        """SHA-256 over file hashes, labels, grades, patients, splits and the settings that decide pixels."""
         table = self._split.table
-        columns = [*sum_columns(table), "label", "patient", "split"]
+        graded = ["grade"] if "grade" in table else []
+        columns = [*sum_columns(table), "label", "patient", "split", *graded]
         rows = sorted(table[columns].astype(str).to_numpy().tolist())
-        return hashlib.sha256(
-            json.dumps([rows, self.classes, self.recipe.describe()], sort_keys=True).encode()
-        ).hexdigest()
+        settings = [rows, self.classes, self.recipe.describe(), *(self._grade_areas or [])]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     def manifest_lock(self) -> pd.DataFrame:
         """The manifest as it was used: absolute paths, SHA-256 sums, and the split of every row."""
@@ -253,7 +211,12 @@ class Data:
 
     @cached_property
     def _split(self) -> Split:
-        split = self._split_table(read_manifest(self.manifest, self.classes))
+        table = read_manifest(self.manifest, self.classes)
+        if self._grade_areas is not None:
+            if table["mask"].isna().all():
+                raise DataError(f"{self.manifest}: has no masks, which data.grade_areas needs; set it to null.")
+            table = table.drop(columns="grade", errors="ignore")
+        split = self._split_table(table)
         refuse_gaps(split.table, self.manifest)
         if self._asked.anomaly is not None and split.table["healthy"].notna().any():
             raise DataError(
@@ -299,9 +262,17 @@ class Data:
                     f"The lesion is smaller than half a pixel or missing in the mask of {listing(small)}."
                 )
         counts = [len(made["slices"]) for made in assembled.rows]
+        labels, grades = np.asarray(items.labels, dtype=np.int64), np.asarray(items.grades, dtype=np.int64)
+        origin = Origin(
+            sources=table["name"].repeat(counts).tolist(),
+            slices=[number for made in assembled.rows for number in made["slices"]],
+            geometry={name: made["geometry"] for name, made in zip(table["name"], assembled.rows, strict=True)},
+        )
+        if self._grade_areas is not None and masks is not None:
+            grades = grades_by_area(masks, labels, origin, self._asked.plane, self._grade_areas)
         return Dataset(
             images=assembled.arrays["images"],
-            labels=np.asarray(items.labels, dtype=np.int64),
+            labels=labels,
             masks=masks,
             healthy=assembled.arrays.get("healthy"),
             organs=assembled.arrays.get("organs"),
@@ -309,9 +280,6 @@ class Data:
             channel=self.recipe.neighbours or None,
             ids=items.ids,
             groups=table["patient"].repeat(counts).tolist(),
-            origin=Origin(
-                sources=table["name"].repeat(counts).tolist(),
-                slices=[number for made in assembled.rows for number in made["slices"]],
-                geometry={name: made["geometry"] for name, made in zip(table["name"], assembled.rows, strict=True)},
-            ),
+            origin=origin,
+            grades=None if (grades < 0).any() else grades,
         )

@@ -107,10 +107,16 @@ def display(scan: Scan, plane: str) -> Displayed:
         return Displayed(scan.pixels[:, None], scan.spacing or (1.0, 1.0), None, has_units)
     pixels = to_display(scan.pixels[0], scan.affine, plane)[None]
     affine = scan.affine @ nib.orientations.inv_ornt_aff(_to_plane(scan.affine, plane), scan.pixels.shape[1:])
-    spacing = tuple(np.linalg.norm(affine[:3, :3], axis=0).tolist())
+    spacing = spacing_in(scan.affine, plane)
     if plane == "volume":
         return Displayed(pixels[None], spacing, affine, has_units)
     return Displayed(pixels, spacing[1:], affine, has_units)
+
+
+def spacing_in(affine: np.ndarray, plane: str) -> tuple[float, ...]:
+    """mm from slice to slice, row to row and column to column of a volume looked at in `plane`."""
+    order = np.argsort(_to_plane(affine, plane)[:, 0])
+    return tuple(np.linalg.norm(affine[:3, :3], axis=0)[order].tolist())
 
 
 def to_display(voxels: Shaped[np.ndarray, "i j k"], affine: np.ndarray, plane: str) -> Shaped[np.ndarray, "s h w"]:

@@ -19,7 +19,7 @@ MASK_FOLDERS = {"imagesTr": "labelsTr", "images": "masks"}
 OTHER_MASK_FOLDERS = ("masks", "labels", "labelsTr", "mask", "segmentations")
 MASK_NAME = re.compile(r"(^|[._-])(lesion_mask|mask|msk|seg|segmentations?|ml|labels?|lesions?)$", re.IGNORECASE)
 IMAGE_NAME = re.compile(r"(^|[._-])(imaging|image|img|ct|mr|t1|t1w|t1ce|t2|t2w|flair|0000)$", re.IGNORECASE)
-VOLUMES = (".nii", ".nii.gz", ".nrrd")
+VOLUMES = (".nii", ".nii.gz", ".nrrd", ".mha")
 BIDS_SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
 NO_PATIENT = "no patient column: add one, or give --patient REGEX, or train with data.allow_no_patient=true"
 

@@ -19,13 +19,17 @@ examples:
   python tools/make_phantom.py --kind chest -o data/chest --patients 40
   python tools/train.py -c conf/coin_kidney.yaml data=chest_phantom data.manifest=data/chest/manifest.csv
 
+  python tools/make_phantom.py --kind spine -o data/spine --patients 40
+  python tools/train.py -c conf/coin_kidney.yaml space=volumes data=spine_phantom data.manifest=data/spine/manifest.csv
+
 The folder then holds manifest.csv, preview.png and
   abdomen: images/ (HU), masks/ (0 background, 1 kidney, 2 tumour, 3 cyst, 4 burned-in marker), healthy/ (the same
            scans without the tumours);
   chest:   images/ (16 bit), masks/ (1 opacity), healthy/ (the same radiographs without the opacities), regions/
-           (1 right lung, 2 left lung, 3 heart, 4 mediastinum, 5 diaphragm and abdomen, 6 outside the body).
+           (1 right lung, 2 left lung, 3 heart, 4 mediastinum, 5 diaphragm and abdomen, 6 outside the body);
+  spine:   images/ (HU), masks/ (1 what a fracture took away), healthy/ (the same vertebrae without the fracture).
 """
-DATA = {"abdomen": "", "chest": "data=chest_phantom "}
+DATA = {"abdomen": "", "chest": "data=chest_phantom ", "spine": "space=volumes data=spine_phantom "}
 """What training must be told beside the manifest."""
 
 
@@ -45,17 +49,19 @@ def parse(argv: Sequence[str] | None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(
         prog="make_phantom.py",
         description="Write a phantom: abdominal CT in HU as NIfTI volumes, kidneys with tumours, cysts and vessels;"
-        " or chest radiographs as PNG, with and without pneumonia.",
+        " chest radiographs as PNG, with and without pneumonia; or CT of lumbar vertebrae as NIfTI volumes, with and"
+        " without fractures of graded height loss.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("-o", "--output", dest="folder", type=Path, required=True, help="new or empty folder")
     parser.add_argument("--kind", choices=[*DATA], default="abdomen", help="of phantom (abdomen)")
-    parser.add_argument("--patients", type=int, help="number of patients (abdomen 160, chest 600)")
+    parser.add_argument("--patients", type=int, help="number of patients (abdomen 160, chest 600, spine 800)")
     parser.add_argument("--seed", type=int, help="of all that is random (0)")
-    parser.add_argument("--size", type=int, metavar="PIXELS", help="side of a slice or radiograph (128)")
-    noise = "standard deviation of the noise: in HU (abdomen 12), relative (chest 0.006)"
+    size = "side of a slice, radiograph or vertebra's volume (128, spine 32)"
+    parser.add_argument("--size", type=int, metavar="PIXELS", help=size)
+    noise = "standard deviation of the noise: in HU (abdomen 12, spine 20), relative (chest 0.006)"
     parser.add_argument("--noise", type=float, metavar="SD", help=noise)
     abdomen = parser.add_argument_group("abdomen only")
     abdomen.add_argument("--spacing", type=float, metavar="MM", help="size of a pixel (3)")
@@ -65,9 +71,13 @@ def parse(argv: Sequence[str] | None) -> dict[str, Any]:
     abdomen.add_argument("--cyst-fraction", type=float, metavar="P", help="share of patients with benign cysts (0.4)")
     shortcut = "probability that a slice with a tumour carries a burned-in marker (0)"
     abdomen.add_argument("--shortcut", type=float, metavar="P", help=shortcut)
+    grades = "severity grades, 0 = normal: size and contrast of tumours grow with theirs (not graded)"
+    abdomen.add_argument("--grades", type=int, metavar="K", help=grades)
     chest = parser.add_argument_group("chest only")
     pneumonia = "share of patients with pneumonia (0.5)"
     chest.add_argument("--pneumonia-fraction", type=float, metavar="P", help=pneumonia)
+    spine = parser.add_argument_group("spine only")
+    spine.add_argument("--fracture-fraction", type=float, metavar="P", help="share of patients with a fracture (0.6)")
     return vars(parser.parse_args(argv))
 
 
@@ -80,13 +90,16 @@ def make_phantom(folder: Path, kind: str = "abdomen", **settings: Any) -> Path:
     from rich.progress import Progress  # imported late, so that --help is instant
 
     from cfxai.data import phantom_preview
-    from cfxai.data.chest import preview
+    from cfxai.data.chest import preview as chest_preview
     from cfxai.data.chest.phantom import ChestPhantom
     from cfxai.data.phantom import Phantom
+    from cfxai.data.spine import preview as spine_preview
+    from cfxai.data.spine.phantom import SpinePhantom
 
     draw, write_preview = {
         "abdomen": (Phantom, phantom_preview.write_preview),
-        "chest": (ChestPhantom, preview.write_preview),
+        "chest": (ChestPhantom, chest_preview.write_preview),
+        "spine": (SpinePhantom, spine_preview.write_preview),
     }[kind]
     foreign = settings.keys() - inspect.signature(draw).parameters.keys()
     if foreign:
@@ -103,7 +116,7 @@ def make_phantom(folder: Path, kind: str = "abdomen", **settings: Any) -> Path:
 
 def summarise(manifest: Path, kind: str) -> None:
     """Print what was written and the next command."""
-    lesion = {"abdomen": "a tumour", "chest": "pneumonia"}[kind]
+    lesion = {"abdomen": "a tumour", "chest": "pneumonia", "spine": "a fracture"}[kind]
     with manifest.open() as file:
         rows = list(csv.DictReader(file))
     for split, patients in Counter(row["split"] for row in rows).items():

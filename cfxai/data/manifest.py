@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from cfxai.data.grades import with_grades
 from cfxai.data.reference import STACK_ARRAYS, Reference, Stacks, sha256, stack_arrays
 from cfxai.errors import DataError
 
 SHA256 = {"image": "sha256", "mask": "mask_sha256", "healthy": "healthy_sha256", "region": "region_sha256"}
 ROLES = tuple(SHA256)
-COLUMNS = ("label", "patient", "split", *ROLES, *SHA256.values())
+COLUMNS = ("label", "grade", "patient", "split", *ROLES, *SHA256.values())
 THREADS = 4
 
 
@@ -21,14 +22,16 @@ def read_manifest(path: Path, classes: Sequence[str] = ("normal", "abnormal")) -
 
     Columns: `image`, `mask`, `healthy`, `region` (`Reference` or None), `label` (int; -1 if it comes from the mask),
     `patient` and `split` ("" when the manifest does not say), `sha256` and the `mask_sha256`, `healthy_sha256` and
-    `region_sha256` ("" for no file), and whatever else the file has, as text.
+    `region_sha256` ("" for no file), `grade` (int, only where the manifest gives grades), and whatever else the file
+    has, as text.
 
     Raises:
-        DataError: a column is missing or misspelt, a label is unknown, a file is missing, or its sum differs.
+        DataError: a column is missing or misspelt, a label or grade is unknown, a file is missing, or its sum differs.
     """
     table = _read_csv(path)
     _check_columns(table, path)
     table["label"] = _labels(table, classes, path)
+    table = with_grades(table, path)
     for role in ROLES:
         cells = table[role] if role in table else [""] * len(table)
         table[role] = pd.Series(
@@ -112,9 +115,11 @@ def _check_columns(table: pd.DataFrame, path: Path) -> None:
             raise DataError(f"{path}: column '{column}' is not known; rename it to '{close[0]}'.")
     if "image" not in table:
         raise DataError(f"{path}: has no column 'image' (it has {', '.join(table.columns)}).")
-    if "label" not in table and "mask" not in table:
+    if not {"label", "mask", "grade"} & set(table.columns):
         hint = nearest("label", table.columns)
-        raise DataError(f"{path}: has no column 'label'{hint}, nor 'mask' from which labels could be derived.")
+        raise DataError(
+            f"{path}: has no column 'label'{hint}, nor 'mask' or 'grade' from which labels could be derived."
+        )
 
 
 def _labels(table: pd.DataFrame, classes: Sequence[str], path: Path) -> pd.Series:

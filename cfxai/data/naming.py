@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cfxai.data.reference import Reference
 
-SUFFIX = re.compile(r"\.(nii|nii\.gz|seg\.nrrd|nrrd|dcm|dicom|ima|png|jpe?g|tiff?|npy|npz)$", re.IGNORECASE)
+SUFFIX = re.compile(r"\.(nii|nii\.gz|seg\.nrrd|nrrd|mha|dcm|dicom|ima|png|jpe?g|tiff?|npy|npz)$", re.IGNORECASE)
 
 
 def stem(path: Path) -> str:

@@ -6,12 +6,9 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-import nibabel
-import numpy as np
-from jaxtyping import Float, Shaped
-
-from cfxai.data.abdomen.canvas import Grid
 from cfxai.data.abdomen.scan import Scan, scan_patient
+from cfxai.data.ct.canvas import Grid
+from cfxai.data.ct.files import save_volume
 from cfxai.data.phantom_set import SPLITS, PhantomSet, falls_on
 from cfxai.errors import ConfigError
 
@@ -33,12 +30,14 @@ class Phantom(PhantomSet):
         cyst_fraction: patients with benign cysts, with or without a tumour.
         noise: standard deviation, HU.
         shortcut: probability that a slice with a tumour carries a burned-in marker (mask label 4); others never do.
+        grades: number of severity grades. A patient with a tumour then has one, whose size and contrast grow with its
+            grade, 1 to `grades` - 1, and the manifest has the column `grade`. None draws tumours without such an order.
         splits: the share of patients of each split, by label.
     """
 
     name = "phantom"
     folders = ("images", "masks", "healthy")
-    columns = ("image", "label", "mask", "healthy", "patient", "split", "severity", "sha256")
+    columns = ("image", "label", "mask", "healthy", "patient", "split", "severity", "grade", "sha256")
 
     def __init__(
         self,
@@ -53,6 +52,7 @@ class Phantom(PhantomSet):
         cyst_fraction: float = 0.4,
         noise: float = 12.0,
         shortcut: float = 0.0,
+        grades: int | None = None,
         splits: Mapping[str, float] = SPLITS,
     ) -> None:
         super().__init__(patients, seed, splits)
@@ -68,31 +68,35 @@ class Phantom(PhantomSet):
         for name, share in shares.items():
             if not 0 <= share <= 1:
                 raise ConfigError(f"phantom.{name} is {share}; it must lie between 0 and 1.")
+        if grades is not None and grades < 2:
+            raise ConfigError(f"phantom.grades is {grades}; it must be at least 2 (normal and abnormal), or null.")
         self.grid = Grid(size, spacing, slices, slice_thickness)
         self.tumour_fraction = tumour_fraction
         self.cyst_fraction = cyst_fraction
         self.noise = noise
         self.shortcut = shortcut
+        self.grades = grades
 
     def scan(self, patient: int) -> Scan:
         """The scan of one patient."""
-        switches = (falls_on(patient, self.tumour_fraction), self.cyst_fraction, self.noise, self.shortcut)
-        return scan_patient(self.grid, (self.seed, patient), *switches)
+        switches = (self.cyst_fraction, self.noise, self.shortcut, self.grades)
+        return scan_patient(self.grid, (self.seed, patient), falls_on(patient, self.tumour_fraction), *switches)
 
-    def write_patient(self, patient: int, folder: Path) -> dict[str, str | int]:
+    def write_patient(self, patient: int, folder: Path) -> dict[str, str | int | float]:
         """Write image and mask, and the healthy counterpart where there is a tumour."""
         scan, name = self.scan(patient), f"patient_{patient:04d}.nii.gz"
         images = {"image": f"images/{name}", "mask": f"masks/{name}", "healthy": f"images/{name}"}
-        _save(scan.image, self.grid.affine, folder / images["image"])
-        _save(scan.labels, self.grid.affine, folder / images["mask"])
+        save_volume(scan.image, self.grid, folder / images["image"])
+        save_volume(scan.labels, self.grid, folder / images["mask"])
         if scan.severity:
             images["healthy"] = f"healthy/{name}"
-            _save(scan.healthy, self.grid.affine, folder / images["healthy"])
+            save_volume(scan.healthy, self.grid, folder / images["healthy"])
         return {
             **images,
             "label": int(scan.severity > 0),
             "patient": f"patient_{patient:04d}",
             "severity": scan.severity,
+            **({} if self.grades is None else {"grade": scan.severity}),
             "sha256": hashlib.sha256((folder / images["image"]).read_bytes()).hexdigest(),
         }
 
@@ -101,11 +105,6 @@ class Phantom(PhantomSet):
         return vars(self) | {"grid": astuple(self.grid)}
 
     def sources(self) -> list[Path]:
-        """This file and the abdomen."""
-        return [Path(__file__), *sorted(Path(__file__).parent.glob("abdomen/*.py"))]
-
-
-def _save(volume: Shaped[np.ndarray, "x y z"], affine: Float[np.ndarray, "4 4"], path: Path) -> None:
-    image = nibabel.Nifti1Image(volume, affine)
-    image.header.set_xyzt_units("mm")
-    nibabel.save(image, path)
+        """This file, the abdomen and what it is painted with."""
+        here = Path(__file__).parent
+        return [Path(__file__), *sorted(here.glob("abdomen/*.py")), *sorted(here.glob("ct/*.py"))]

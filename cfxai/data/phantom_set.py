@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -13,6 +12,7 @@ from math import floor
 from pathlib import Path
 from typing import Any, ClassVar
 
+from cfxai.data.whole_folder import whole_folder
 from cfxai.errors import ConfigError
 from cfxai.run.progress import Track
 
@@ -35,7 +35,7 @@ class PhantomSet(ABC):
     folders: ClassVar[tuple[str, ...]]
     """Where `write_patient` puts its files."""
     columns: ClassVar[tuple[str, ...]]
-    """Of the manifest."""
+    """Of the manifest, in order; those that no row has are left out."""
 
     def __init__(self, patients: int, seed: int, splits: Mapping[str, float]) -> None:
         if patients < 1:
@@ -49,7 +49,7 @@ class PhantomSet(ABC):
         self.splits = {name: float(share) for name, share in splits.items()}
 
     @abstractmethod
-    def write_patient(self, patient: int, folder: Path) -> dict[str, str | int]:
+    def write_patient(self, patient: int, folder: Path) -> dict[str, str | int | float]:
         """Write the files of one patient; returns the manifest's row without `split`, paths relative to `folder`."""
 
     @abstractmethod
@@ -79,11 +79,9 @@ class PhantomSet(ABC):
 
         `progress` is called after each patient. Returns the manifest.
         """
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".phantom-") as scratch:
-            complete = Path(scratch) / "complete"
+        with whole_folder(folder) as complete:
             for name in self.folders:
-                (complete / name).mkdir(parents=True)
+                (complete / name).mkdir()
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 jobs = [pool.submit(self.write_patient, patient, complete) for patient in range(self.patients)]
                 for job in as_completed(jobs):
@@ -92,10 +90,9 @@ class PhantomSet(ABC):
             rows = [job.result() for job in jobs]
             splits = assign_splits([bool(row["label"]) for row in rows], self.splits)
             with (complete / "manifest.csv").open("w", newline="") as file:
-                writer = csv.DictWriter(file, self.columns)
+                writer = csv.DictWriter(file, [name for name in self.columns if name in {"split", *rows[0]}])
                 writer.writeheader()
                 writer.writerows(row | {"split": split} for row, split in zip(rows, splits, strict=True))
-            complete.rename(folder)
         return folder / "manifest.csv"
 
     def _key(self) -> str:

@@ -1,4 +1,4 @@
-"""Image files as float32 arrays with their geometry: NIfTI, NRRD, DICOM, PNG, JPEG, TIFF, .npy and .npz."""
+"""Image files as float32 arrays with their geometry: NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG, TIFF, .npy and .npz."""
 
 import gzip
 from collections.abc import Callable
@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image as Pil
 
 from cfxai.data.dicom import read_dicom, read_series
+from cfxai.data.metaimage import read_metaimage
 from cfxai.data.reference import Reference, Stacks
 from cfxai.data.scan import Scan, volume
 from cfxai.errors import DataError
@@ -143,6 +144,7 @@ def from_array(values: np.ndarray, path: Path) -> Scan:
 READERS: dict[tuple[str, ...], Callable[[Path], Scan]] = {
     (".nii", ".nii.gz"): read_nifti,
     (".nrrd",): read_nrrd,
+    (".mha",): read_metaimage,
     (".png", ".jpg", ".jpeg", ".tif", ".tiff"): read_picture,
     (".npy",): read_npy,
 }

@@ -45,7 +45,7 @@ def split_by_patient(
 
     Splits that the manifest names are kept. Without `test`, its `val` is judged and a new `val` (for thresholds and
     the choice of model) is carved out of `train`. Whatever else is missing is carved out of `train` too, by patient
-    and stratified by label. With `allow_leakage`, fewer than three patients serve as every split: a trial run.
+    and stratified by grade or label. With `allow_leakage`, fewer than three patients serve as every split: a trial run.
 
     Raises:
         DataError: no patients, too few, a split name that is not one, or a leak between splits.
@@ -102,9 +102,11 @@ def _names(column: pd.Series) -> pd.Series:
 
 
 def _carve(train: pd.DataFrame, fraction: float, seed: int) -> pd.Index:
-    """Rows of about `fraction` of the patients of `train`, stratified by label."""
-    patients = train["patient"].nunique()
-    folds = min(round(1 / fraction), patients, int(train["label"].value_counts().max()))
+    """Rows of about `fraction` of the patients of `train`, stratified by label, or by grade where there are enough."""
+    patients, wanted = train["patient"].nunique(), round(1 / fraction)
+    graded = "grade" in train and train["grade"].value_counts().max() >= wanted
+    strata = train["grade" if graded else "label"]
+    folds = min(wanted, patients, int(strata.value_counts().max()))
     if folds < 2:
         raise DataError(
             f"{patients} patient(s) to train on are too few to split by patient;"
@@ -114,7 +116,7 @@ def _carve(train: pd.DataFrame, fraction: float, seed: int) -> pd.Index:
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a class with fewer rows than folds
-        _, chosen = next(splitter.split(np.zeros(len(train)), train["label"], train["patient"]))
+        _, chosen = next(splitter.split(np.zeros(len(train)), strata, train["patient"]))
     return train.index[chosen]
 
 

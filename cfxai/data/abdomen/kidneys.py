@@ -6,9 +6,9 @@ from math import cos, pi, radians, sin
 import numpy as np
 from jaxtyping import Float
 
-from cfxai.data.abdomen.canvas import Canvas
-from cfxai.data.abdomen.shapes import Capsule, Ellipsoid, Field, Grown, Inside, Points, Rough, Shape, Vector, Waves
 from cfxai.data.abdomen.trunk import FAT, SPINE, Body
+from cfxai.data.ct.canvas import Canvas
+from cfxai.data.ct.shapes import Capsule, Ellipsoid, Field, Grown, Inside, Points, Rough, Shape, Vector, Waves
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,19 @@
 Tumours are irregular and heterogeneous solids; cysts, the distractor with the normal label, are smooth and watery.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from cfxai.data.abdomen.canvas import Canvas
 from cfxai.data.abdomen.kidneys import Kidney
-from cfxai.data.abdomen.shapes import Ellipsoid, Grown, Rough, Shape, Waves
+from cfxai.data.ct.canvas import Canvas
+from cfxai.data.ct.shapes import Ellipsoid, Grown, Rough, Shape, Waves
 
 FIELD = 90.0  # mm: lesions stay within this distance of the midline, as the kidneys do
 CORTEX = 190.0  # HU: what a tumour's contrast is measured against
+RADII = (10.0, 26.0)  # mm
+GRADED_CONTRASTS = (70.0, 135.0)  # HU below the cortex, of the smallest and the largest graded tumour
 
 
 @dataclass(frozen=True)
@@ -44,19 +47,45 @@ def place_cysts(kidneys: tuple[Kidney, Kidney], rng: np.random.Generator) -> lis
 
 def place_tumours(kidneys: tuple[Kidney, Kidney], cysts: list[Ellipsoid], rng: np.random.Generator) -> list[Tumour]:
     """One or two tumours, inside (endophytic) or bulging out of (exophytic) either kidney."""
-    tumours: list[Tumour] = []
     taken = list(cysts)
-    for _ in range(int(rng.choice([1, 2], p=[0.6, 0.4]))):
-        radius = rng.uniform(10, 26)
-        depth = (0.4, 0.75) if rng.random() < 0.4 else (0.75, 1.1)
-        radii = tuple((radius * rng.uniform((0.85, 0.85, 0.95), (1.1, 1.1, 1.25))).tolist())
-        ellipsoid = Ellipsoid(_site(kidneys, radius, taken, depth, rng), radii)
-        solid = Rough(ellipsoid, Waves(rng, 1.6 * radius + 8), rng.uniform(0.08, 0.14) * radius)
-        core = Rough(Grown(ellipsoid, -rng.uniform(0.4, 0.6) * radius), Waves(rng, 1.2 * radius), 0.12 * radius)
-        necrotic = radius > 14 and rng.random() < 0.4
-        tumours.append(Tumour(solid, radius, _enhancement(rng), core if necrotic else None, rng.uniform(18, 45)))
-        taken.append(ellipsoid)
-    return tumours
+    return [
+        _place_tumour(kidneys, taken, rng.uniform(*RADII), _enhancement, rng, exact=False)
+        for _ in range(int(rng.choice([1, 2], p=[0.6, 0.4])))
+    ]
+
+
+def place_graded_tumour(
+    kidneys: tuple[Kidney, Kidney], cysts: list[Ellipsoid], grades: int, rng: np.random.Generator
+) -> tuple[Tumour, int]:
+    """One tumour and its grade, 1 to `grades` - 1, each equally likely; its volume and contrast grow with it."""
+    severity = rng.random()
+    radius = RADII[0] + severity * (RADII[1] - RADII[0])
+    hu = CORTEX - (GRADED_CONTRASTS[0] + severity * (GRADED_CONTRASTS[1] - GRADED_CONTRASTS[0]))
+    tumour = _place_tumour(kidneys, list(cysts), radius, lambda _: hu, rng, exact=True)
+    return tumour, 1 + int(severity * (grades - 1))
+
+
+def _place_tumour(
+    kidneys: tuple[Kidney, Kidney],
+    taken: list[Ellipsoid],
+    radius: float,
+    enhancement: Callable[[np.random.Generator], float],
+    rng: np.random.Generator,
+    *,
+    exact: bool,
+) -> Tumour:
+    """A tumour away from the lesions `taken`, which it joins; if `exact`, smooth and as large as a ball of `radius`."""
+    depth = (0.4, 0.75) if rng.random() < 0.4 else (0.75, 1.1)
+    radii = radius * rng.uniform((0.85, 0.85, 0.95), (1.1, 1.1, 1.25))
+    if exact:
+        radii *= radius / np.cbrt(radii.prod())
+    ellipsoid = Ellipsoid(_site(kidneys, radius, taken, depth, rng), tuple(radii.tolist()))
+    waves, roughness = Waves(rng, 1.6 * radius + 8), rng.uniform(0.08, 0.14) / (2 if exact else 1)
+    solid = Rough(ellipsoid, waves, roughness * radius)
+    core = Rough(Grown(ellipsoid, -rng.uniform(0.4, 0.6) * radius), Waves(rng, 1.2 * radius), 0.12 * radius)
+    necrotic = radius > 14 and rng.random() < 0.4
+    taken.append(ellipsoid)
+    return Tumour(solid, radius, enhancement(rng), core if necrotic else None, rng.uniform(18, 45))
 
 
 def paint_cyst(canvas: Canvas, cyst: Ellipsoid, rng: np.random.Generator) -> None:

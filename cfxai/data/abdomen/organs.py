@@ -6,10 +6,10 @@ from math import cos, pi, sin
 import numpy as np
 from jaxtyping import Float
 
-from cfxai.data.abdomen.canvas import Canvas
 from cfxai.data.abdomen.kidneys import Kidney, draw_kidney, draw_perirenal_fat, place_kidney
-from cfxai.data.abdomen.shapes import Above, Capsule, Ellipsoid, Grown, Inside, Number, Outside, Rough, Shape, Waves
 from cfxai.data.abdomen.trunk import SPINE, Body, draw_body, draw_muscles, draw_ribs, draw_spine, draw_table
+from cfxai.data.ct.canvas import Canvas
+from cfxai.data.ct.shapes import Above, Capsule, Ellipsoid, Grown, Inside, Number, Outside, Rough, Shape, Waves
 
 GAS = -850.0
 

@@ -4,12 +4,20 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int16, UInt8
-from scipy.ndimage import gaussian_filter1d
 
-from cfxai.data.abdomen.canvas import Canvas, Grid
-from cfxai.data.abdomen.lesions import paint_cyst, paint_tumour, place_cysts, place_tumours
+from cfxai.data.abdomen.kidneys import Kidney
+from cfxai.data.abdomen.lesions import (
+    Tumour,
+    paint_cyst,
+    paint_tumour,
+    place_cysts,
+    place_graded_tumour,
+    place_tumours,
+)
 from cfxai.data.abdomen.organs import draw_abdomen
-from cfxai.data.abdomen.shapes import Field, Outside, Shape
+from cfxai.data.ct.canvas import Canvas, Grid
+from cfxai.data.ct.noise import grain
+from cfxai.data.ct.shapes import Ellipsoid, Field, Outside, Shape
 
 KIDNEY, TUMOUR, CYST, MARKER = 1, 2, 3, 4
 
@@ -18,7 +26,8 @@ KIDNEY, TUMOUR, CYST, MARKER = 1, 2, 3, 4
 class Scan:
     """A patient's images in HU and the label map (0 background, 1 kidney, 2 tumour, 3 cyst, 4 burned-in marker).
 
-    `healthy` is the same scan, noise and all, without the tumours; `severity` is 0 without tumour, else 1-4.
+    `healthy` is the same scan, noise and all, without the tumours; `severity` is 0 without tumour, else 1-4, or the
+    grade of a graded phantom.
     """
 
     image: Int16[np.ndarray, "x y z"]
@@ -28,13 +37,19 @@ class Scan:
 
 
 def scan_patient(
-    grid: Grid, entropy: tuple[int, int], tumours: bool, cyst_fraction: float, noise: float, shortcut: float
+    grid: Grid,
+    entropy: tuple[int, int],
+    tumours: bool,
+    cyst_fraction: float,
+    noise: float,
+    shortcut: float,
+    grades: int | None,
 ) -> Scan:
-    """The scan of the patient that `entropy` (seed, number) determines.
+    """The scan of the patient that `entropy` (seed, number) determines; with `grades`, a tumour's is its severity.
 
     Anatomy, lesions, noise and marker have random streams of their own: a switch changes nothing but what it names.
     """
-    anatomy, lesions, tumour_stream, grain, burn = (
+    anatomy, lesions, tumour_stream, noise_stream, burn = (
         np.random.default_rng(s) for s in np.random.SeedSequence(entropy).spawn(5)
     )
     canvas = Canvas(grid, anatomy)
@@ -47,34 +62,34 @@ def scan_patient(
         paint_cyst(canvas, cyst, lesions)
         _label(canvas, labels, cyst, CYST)
     healthy = canvas.hu.copy()
-    severity = 0
-    for tumour in place_tumours(kidneys, cysts, tumour_stream) if tumours else []:
+    placed, severity = _tumours(kidneys, cysts, grades, tumour_stream) if tumours else ([], 0)
+    for tumour in placed:
         paint_tumour(canvas, tumour, tumour_stream)
         _label(canvas, labels, tumour.solid, TUMOUR)
-        severity = max(severity, tumour.grade)
     clean = [canvas.hu, healthy]
     for slice_ in np.flatnonzero((labels == TUMOUR).any((0, 1))):
         if burn.random() < shortcut:
             _burn_marker(canvas, clean, labels, int(slice_))
-    texture = noise * _grain(grid, grain)
+    texture = noise * grain(grid, noise_stream)
     image, lesion_free = (np.clip(np.rint(hu + texture), -1024, 3071).astype(np.int16) for hu in clean)
     return Scan(image, lesion_free, labels, severity)
+
+
+def _tumours(
+    kidneys: tuple[Kidney, Kidney], cysts: list[Ellipsoid], grades: int | None, rng: np.random.Generator
+) -> tuple[list[Tumour], int]:
+    """Tumours and the severity of the worst."""
+    if grades is not None:
+        tumour, grade = place_graded_tumour(kidneys, cysts, grades, rng)
+        return [tumour], grade
+    tumours = place_tumours(kidneys, cysts, rng)
+    return tumours, max(tumour.grade for tumour in tumours)
 
 
 def _label(canvas: Canvas, labels: UInt8[np.ndarray, "x y z"], shape: Shape, value: int) -> None:
     """Mark the voxels that are at least half inside `shape`, and the fullest one of a shape smaller than a voxel."""
     window, coverage = canvas.coverage(shape)
     labels[window][coverage >= min(0.5, coverage.max(initial=0.0) or 1.0)] = value
-
-
-def _grain(grid: Grid, rng: np.random.Generator) -> Field:
-    """Noise of unit standard deviation: correlated over about 2 mm in the slice, with faint horizontal streaks."""
-    white = rng.standard_normal((2, *grid.shape), dtype=np.float32)
-    sigma = 2.0 / grid.spacing
-    fine = gaussian_filter1d(gaussian_filter1d(white[0], sigma, axis=0), sigma, axis=1)
-    streaks = gaussian_filter1d(gaussian_filter1d(white[1], 12 * sigma, axis=0), 0.5 * sigma, axis=1)
-    texture = fine / fine.std() + 0.25 * streaks / streaks.std()
-    return texture / texture.std()
 
 
 def _burn_marker(canvas: Canvas, images: list[Field], labels: UInt8[np.ndarray, "x y z"], slice_: int) -> None:

@@ -6,8 +6,8 @@ from math import cos, radians, sin
 
 import numpy as np
 
-from cfxai.data.abdomen.canvas import Canvas
-from cfxai.data.abdomen.shapes import Capsule, Ellipsoid, Grown, Inside, Number, Outside, Rough, Shape, Trunk, Waves
+from cfxai.data.ct.canvas import Canvas
+from cfxai.data.ct.shapes import Capsule, Ellipsoid, Grown, Inside, Number, Outside, Rough, Shape, Trunk, Waves
 
 SPINE = -24.0  # y of the vertebral bodies' centre, mm
 FAT, MUSCLE = -105.0, 58.0  # HU

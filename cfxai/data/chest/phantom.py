@@ -66,7 +66,7 @@ class ChestPhantom(PhantomSet):
         """The radiograph of one patient."""
         return take_radiograph(self.size, (self.seed, patient), falls_on(patient, self.pneumonia_fraction), self.noise)
 
-    def write_patient(self, patient: int, folder: Path) -> dict[str, str | int]:
+    def write_patient(self, patient: int, folder: Path) -> dict[str, str | int | float]:
         """Write image, mask and regions, and the healthy counterpart where there is pneumonia."""
         radiograph, name = self.radiograph(patient), f"patient_{patient:04d}.png"
         files = {"image": f"images/{name}", "mask": f"masks/{name}", "region": f"regions/{name}"}

@@ -1,4 +1,4 @@
-"""The volume that an abdomen is painted on."""
+"""The volume that a body is painted on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float
 
-from cfxai.data.abdomen.shapes import Field, Number, Points, Shape, Waves
+from cfxai.data.ct.shapes import Field, Number, Points, Shape, Waves
 
 Window = tuple[slice, slice, slice]
 
@@ -44,13 +44,24 @@ class Grid:
 class Canvas:
     """A volume in HU, at first air, on which solids are painted one over the other, edges with partial volume.
 
-    Positions are bent by a smooth random displacement of about `warp` mm, so that neighbours bend together.
+    Positions are turned by `axes`, whose rows are the directions in which shapes have theirs, and then bent by a smooth
+    random displacement of about `warp` mm, so that neighbours bend together.
     """
 
-    def __init__(self, grid: Grid, rng: np.random.Generator, warp: float = 2.0) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        rng: np.random.Generator,
+        warp: float = 2.0,
+        axes: Float[np.ndarray, "3 3"] | None = None,
+    ) -> None:
         self.grid = grid
         self.margin = 4 * warp + grid.spacing
-        self.points = grid.points + warp * np.stack([Waves(rng, 110, count=3)(grid.points) for _ in range(3)])
+        points = grid.points
+        if axes is not None:
+            points = np.tensordot(axes.astype(np.float32), points, 1)
+            self.margin += float(np.abs(points - grid.points).max())
+        self.points = points + warp * np.stack([Waves(rng, 110, count=3)(points) for _ in range(3)])
         self.hu = np.full(grid.shape, -1000, np.float32)
 
     def window(self, shape: Shape) -> Window:
