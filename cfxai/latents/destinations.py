@@ -59,3 +59,18 @@ def inside_class(head: LinearHead, score: Scores, level: Int[Tensor, " b"], marg
     high = torch.cat([head.thresholds, end])[level] - margin
     narrow, middle = low > high, (low + high) / 2
     return torch.where(narrow, middle, torch.minimum(torch.maximum(score, low), high))
+
+
+def deep_in_class(
+    head: LinearHead, typical: Float[Tensor, " g"], score: Scores, level: Int[Tensor, " b"], depth: float
+) -> Scores:
+    """The score nearest to `score` that is `depth` of the way from a level's boundary to its `typical` score.
+
+    The boundary is the one on the side where `score` is; beyond a typical score there is no further to go.
+    """
+    end = torch.full_like(head.thresholds[:1], torch.inf)
+    low, high = torch.cat([-end, head.thresholds])[level], torch.cat([head.thresholds, end])[level]
+    goal, above = typical[level], score > typical[level]
+    wanted = torch.where(above, high + depth * (goal - high), low + depth * (goal - low))
+    there = torch.where(above, torch.minimum(score, wanted), torch.maximum(score, wanted))
+    return torch.where(wanted.isfinite(), there, score)  # beyond the outermost classes there is no boundary

@@ -9,7 +9,15 @@ from torch import Tensor, nn
 
 from cfxai.errors import ConfigError, DataError
 from cfxai.latents.confounders import confounder_directions
-from cfxai.latents.destinations import Scores, beyond_boundary, inside_class, level_of, of_grade, of_probability
+from cfxai.latents.destinations import (
+    Scores,
+    beyond_boundary,
+    deep_in_class,
+    inside_class,
+    level_of,
+    of_grade,
+    of_probability,
+)
 from cfxai.latents.heads import KINDS, Kind, fit_head
 from cfxai.latents.linear_head import Latents, LinearHead
 from cfxai.latents.moves import holding, least_move, least_move_beyond
@@ -45,6 +53,7 @@ class LatentSpace(nn.Module):
     grades: Tensor
     thresholds: Tensor
     centres: Tensor
+    typical: Tensor
     confounders: Tensor
     model: Tensor
     kind_number: Tensor
@@ -61,7 +70,7 @@ class LatentSpace(nn.Module):
         sizes = {
             "mean": (dimension,), "sd": (dimension,), "covariance": (dimension, dimension),
             "weight": (rows, dimension), "bias": (rows,), "thresholds": (max(ordered - 1, 0),), "centres": (ordered,),
-            "confounders": (confounders, dimension),
+            "typical": (ordered,), "confounders": (confounders, dimension),
         }  # fmt: skip
         for name, size in sizes.items():
             self.register_buffer(name, torch.zeros(size))
@@ -109,6 +118,9 @@ class LatentSpace(nn.Module):
         found_statistics, head = statistics(latents), fit_head(self.kind, latents, y, patients, seed=seed).head
         values = {name: getattr(found_statistics, name) for name in ("mean", "sd", "covariance")}
         values |= {name: getattr(head, name) for name in ("weight", "bias", "grades", "thresholds", "centres")}
+        if head.ordered:
+            score, level = head.score(torch.from_numpy(latents))[:, 0], np.minimum(y, len(head.grades) - 1)
+            values["typical"] = [score[level == one].median() for one in range(len(head.grades))]
         if covariates is not None:
             values["confounders"] = confounder_directions(latents, covariates.cpu().numpy(), patients, seed=seed)
         if digest is not None:
@@ -208,6 +220,21 @@ class LatentSpace(nn.Module):
             short = score[rows][:, others] - score[rows][:, [t]] + margin
             moved[rows] += least_move_beyond(short, weight[t] - weight[others], metric)
         return torch.from_numpy(moved).to(z)
+
+    def into_class(
+        self, z: Latents, target: Labels, depth: float = 1.0, direction: str = "covariance", *, hold: bool = True
+    ) -> Latents:
+        """The nearest latent as deep in the class `target` as asked for; one that is there already stays.
+
+        Depth 0 is the class's boundary, and 1 where its training latents typically (the median) are: unlike a margin in
+        logits, it means the same under any penalty of the head.
+
+        Raises:
+            ConfigError: a class that the head never saw, or a multinomial head.
+        """
+        head = self._ordered("depth of a class")
+        wanted = deep_in_class(head, self.typical, self.score(z)[:, 0], level_of(head, target), depth)
+        return self.to_score(z, wanted, direction, hold=hold)
 
     def length(self, move: Latents) -> Scores:
         """Mahalanobis' length of moves z' - z: about how many standard deviations of the training latents."""
