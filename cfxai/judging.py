@@ -22,6 +22,7 @@ from cfxai.metrics.both_ways import BothWays
 from cfxai.metrics.change import Change
 from cfxai.metrics.classification import ClassifierQuality
 from cfxai.metrics.faithfulness import DeletionInsertion, Road
+from cfxai.metrics.latent import LatentQuality
 from cfxai.metrics.localisation import Localisation
 from cfxai.metrics.realism import Realism
 from cfxai.metrics.region_flipping import RegionFlipping
@@ -41,10 +42,13 @@ from cfxai.protocols import (
 
 FAITHFULNESS = ("deletion_insertion", "road", "localisation", "sparseness")
 """What judges a map beside its mask, by name in `conf/metrics`."""
-WITHOUT_MASK = (Realism, DeletionInsertion, Road, RegionFlipping, Localisation, Sparseness, BothWays, Change)
-"""Metrics that are the same under every threshold."""
 EITHER_WAY = (BothWays, Change)
-"""Metrics that count abnormal counterfactuals of normal images, too."""
+"""Metrics that count counterfactuals for the abnormal class, too."""
+WITHOUT_MASK = (
+    *(Realism, DeletionInsertion, Road, RegionFlipping, Localisation, Sparseness, LatentQuality),
+    *EITHER_WAY,
+)
+"""Metrics that are the same under every threshold."""
 
 
 class LesionFree:
@@ -187,6 +191,7 @@ def judge(
                 counterfactual_probability=after,
                 case=cases,
                 voxel_mm3=voxels,
+                grade=batch.get("grade"),
                 returned=returned,
             )
             for metric in measured[name].values():
@@ -236,6 +241,7 @@ def _judge_made_abnormal(
             probability=probabilities(classifier, batch["image"]),
             counterfactual=changed,
             counterfactual_probability=probabilities(classifier, changed.counterfactual),
+            grade=batch.get("grade"),
             returned=_returned(explainer, changed, batch["label"]),
         )
         for metric in metrics:
@@ -296,5 +302,6 @@ def _single(result: Result, position: int) -> Result:
         counterfactual_probability=one(result.counterfactual_probability),
         case=result.case and (result.case[position],),
         voxel_mm3=result.voxel_mm3 and (result.voxel_mm3[position],),
+        grade=one(result.grade),
         returned=one(result.returned),
     )

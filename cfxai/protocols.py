@@ -1,6 +1,6 @@
 """What components promise each other. Images are in [-1, 1] everywhere; normalisation lives inside the classifier."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -56,6 +56,7 @@ class Result:
         counterfactual_probability: [b k], the classifier's softmax on the counterfactual; None for attributors.
         case: the volume that each image is or is a slice of; of pictures, the patient. None = the patients.
         voxel_mm3: what a pixel of each image stands for (of a slice, area times thickness), mm³; None where unknown.
+        grade: [b], the severity, 0 = normal; None when the data set has none.
         returned: [b c *spatial], the counterfactual's counterfactual for the image's own label; None where the
             explainer goes one way only.
     """
@@ -71,6 +72,7 @@ class Result:
     counterfactual_probability: Logits | None = None
     case: tuple[str, ...] | None = None
     voxel_mm3: tuple[float | None, ...] | None = None
+    grade: Labels | None = None
     returned: Image | None = None
 
 
@@ -165,3 +167,33 @@ class Method(Protocol):
     optimizers: Mapping[str, Optimizer]
 
     def losses(self, batch: Mapping[str, Tensor], step: int) -> Iterator[tuple[str, dict[str, Tensor]]]: ...
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """A method with a part that is fitted to the whole training split, anew whenever the method is to explain.
+
+    `batches` have the split's images as they are, on the method's device: "image", "label", "group", perhaps "grade".
+    """
+
+    def fit(self, batches: Iterable[Mapping[str, Any]]) -> None: ...
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """A method that makes a code of each image, always the same one; `network` is what makes it."""
+
+    network: nn.Module
+
+    def encode(self, image: Image) -> Float[Tensor, "b z"]: ...
+
+
+@runtime_checkable
+class Graded(Protocol):
+    """An explainer that can show an image at any severity, along one scale from normal to the worst."""
+
+    def levels(self, count: int) -> Float[Tensor, " n"]: ...
+
+    def severity(self, image: Image) -> Float[Tensor, " b"]: ...
+
+    def sweep(self, image: Image, levels: Float[Tensor, " n"]) -> Float[Tensor, "n b c *spatial"]: ...

@@ -1,19 +1,21 @@
 """How a method does on the validation split while it learns."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from cfxai.config.build import Parts
+from cfxai.data.dataset import Dataset
 from cfxai.judging import judge, metric_factory
 from cfxai.masks.threshold import Threshold
 from cfxai.methods.steganography import cycle_errors
-from cfxai.protocols import NORMAL, Explainer, Result, goes_both_ways
+from cfxai.protocols import NORMAL, Explainer, Fitted, Result, goes_both_ways
 from cfxai.report import case_row, case_title
 from cfxai.run.directory import Run
 from cfxai.selection import shown_cases, spaced
@@ -34,6 +36,7 @@ class Validation:
 
     def __init__(self, parts: Parts, cfg: DictConfig, run: Run, classifier: nn.Module, device: torch.device) -> None:
         self.method, self.dataset = parts["method"], parts["data"].split("val")
+        self.training = parts["data"].split("train")
         self.cfg, self.run, self.classifier, self.device = cfg, run, classifier, device
         self.metrics = metric_factory(parts, cfg.metrics, skip_realism=True, tau=cfg.evaluation.tau)
         self.show = shown_cases(self.dataset, range(len(self.dataset)), SAMPLES)
@@ -44,6 +47,8 @@ class Validation:
 
     def __call__(self, done: int) -> dict[str, float]:
         explainer = self.method
+        if isinstance(explainer, Fitted):
+            explainer.fit(on_device(self.training, self.cfg.evaluation.batch_size, self.device))
         if not isinstance(explainer, Explainer):
             return {}
         batch_size = self.cfg.evaluation.batch_size
@@ -91,6 +96,13 @@ class Validation:
             )  # fmt: skip
         if found.get("variety", 1.0) < 0.05:
             log.warning("warning: at step %d the counterfactuals of different images are nearly the same image", done)
+
+
+def on_device(dataset: Dataset, batch_size: int, device: torch.device) -> Iterator[Mapping[str, Any]]:
+    """The whole data set in its order."""
+    for start in range(0, len(dataset), batch_size):
+        batch = dataset.batch(range(start, min(start + batch_size, len(dataset))))
+        yield {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
 def variety(shown: Iterable[Result]) -> float:

@@ -1,0 +1,171 @@
+"""Counterfactuals by a move in the code of an autoencoder: read z, move it across the boundary, render.
+
+Atad et al. 2024, arXiv:2408.01571. An image is the pair (z, x_T) of a diffusion autoencoder. A linear head on z tells
+classes or grades, so that the shortest way to another one is known in closed form (`cfxai.latents`); x_T keeps what z
+does not say. Which way to go is told by what the head reads in the image, never by a label. Whether the rendered image
+is what was asked for is asked again: it is encoded once more, and shown to the classifier by the evaluation.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cfxai.errors import ConfigError, DataError
+from cfxai.latents.latent_space import LatentSpace
+from cfxai.nn.weights import digest
+from cfxai.protocols import Counterfactual, Image, Labels, Method
+
+Latent = Float[Tensor, "b z"]
+Told = Literal["classifier", "label", "grade"]
+
+
+@runtime_checkable
+class Representation(Method, Protocol):
+    """A trainable way from images to (z, x_T) and back; `cfxai.methods.diffusion_autoencoder` is one."""
+
+    network: nn.Module
+    """What encodes and renders."""
+
+    def encode(self, image: Image) -> Latent: ...
+
+    def encode_stochastic(self, image: Image, z: Latent) -> Image: ...
+
+    def render(self, noise: Image, z: Latent, origin: Latent | None = None) -> Image:
+        """The image under z; `origin` is the z that x_T was found under."""
+        ...
+
+
+class LatentShift:
+    """The method: trains the autoencoder, fits the head whenever it is to explain, moves and renders.
+
+    Args:
+        classifier: f, under explanation.
+        autoencoder: what makes (z, x_T) and renders them.
+        space: the head and the latents' statistics.
+        told: what the head learns to read in z: what the `classifier` calls the training images, so that it stands for
+            the classifier; their `label`; or their `grade`.
+        depth: how far into the class to go: 0 = its boundary, 1 = where its training images typically are. Of a
+            multinomial head, logits beyond the boundary.
+        direction: of the move; see `LatentSpace`.
+
+    Raises:
+        ConfigError: an unknown name, or a negative depth.
+    """
+
+    name = "latent_shift"
+    both_ways = True
+    if_collapsed = "a larger method.depth, more trainer.steps or another autoencoder.patch"
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        autoencoder: Representation,
+        *,
+        space: LatentSpace,
+        told: str = "classifier",
+        depth: float = 1.0,
+        direction: str = "covariance",
+    ) -> None:
+        if told not in get_args(Told):
+            raise ConfigError(f"method.told: choose one of {', '.join(get_args(Told))}, not '{told}'.")
+        if depth < 0:
+            raise ConfigError(f"method.depth: must be 0 or more, got {depth}.")
+        self.classifier = classifier.eval().requires_grad_(False)
+        self.autoencoder, self.space, self.network = autoencoder, space, autoencoder.network
+        self.told, self.depth, self.direction = told, depth, direction
+        self.modules = nn.ModuleDict({**autoencoder.modules, "space": space})
+        self.optimizers: Mapping[str, Optimizer] = autoencoder.optimizers
+
+    def losses(self, batch: Mapping[str, Tensor], step: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """The autoencoder's."""
+        yield from self.autoencoder.losses(batch, step)
+
+    def fit(self, batches: Iterable[Mapping[str, Any]]) -> None:
+        """Fits the head to the training split: "image", "label", "group" and perhaps "grade" of its images as they are.
+
+        Raises:
+            DataError: `told` is grade, and the images have none; or what `LatentSpace.fit` refuses.
+        """
+        z, labels, groups = [], [], []
+        for batch in batches:
+            z.append(self.autoencoder.encode(batch["image"]).cpu())
+            labels.append(self._told(batch).cpu())
+            groups += batch["group"]
+        self.space.fit(torch.cat(z), torch.cat(labels), groups, digest=digest(self.autoencoder.network))
+
+    def encode(self, image: Image) -> Latent:
+        """The autoencoder's z."""
+        return self.autoencoder.encode(image)
+
+    def _told(self, batch: Mapping[str, Any]) -> Labels:
+        match self.told:
+            case "classifier":
+                with torch.no_grad():
+                    return self.classifier(batch["image"]).argmax(1)
+            case "grade":
+                if "grade" not in batch:
+                    raise DataError("The images have no grades; add a column grade, or set method.told=label.")
+                return batch["grade"]
+        return batch["label"]
+
+    def generate(self, image: Image, target: Labels) -> Counterfactual:
+        """[b c *spatial] in [-1, 1] to each image's counterfactual for its class in `target`.
+
+        An image that lies as deep in its target already is only rendered again. Extras: the head's `score`
+        before and the `reencoded_score` after, of the rendered image [b], or of each class [b k]; the predicted `grade`
+        [b] and `reencoded_grade`; `move`, the length of the way in standard deviations of latents [b].
+        """
+        with torch.no_grad():
+            z = self.autoencoder.encode(image)
+            into = self.space.into_class if self.space.head.ordered else self.space.to_class
+            moved = into(z, target, self.depth, self.direction)
+            rendered = self._rendered(self.autoencoder.encode_stochastic(image, z), moved, z)
+            again = self.autoencoder.encode(rendered)
+            extras = {
+                "score": self.space.score(z).squeeze(1),
+                "reencoded_score": self.space.score(again).squeeze(1),
+                "grade": self.space.predicted(z),
+                "reencoded_grade": self.space.predicted(again),
+                "move": self.space.length(moved - z),
+            }
+        return Counterfactual(image, rendered, target, extras)
+
+    def sweep(self, image: Image, levels: Float[Tensor, " n"]) -> Float[Tensor, "n b c *spatial"]:
+        """The images at several levels of severity: grades of a head that knows more than two; else from 0, where
+        normal training images typically are, to 1, where abnormal ones are.
+
+        Each image is inverted once, and rendered for each level.
+
+        Raises:
+            ConfigError: a grade that is outside the trained range, or a head of classes without order.
+        """
+        with torch.no_grad():
+            z = self.autoencoder.encode(image)
+            noise = self.autoencoder.encode_stochastic(image, z)
+            return torch.stack([self._rendered(noise, self._at(z, float(level)), z) for level in levels])
+
+    def levels(self, count: int) -> Float[Tensor, " n"]:
+        """`count` levels for `sweep`, evenly spaced from normal to the worst."""
+        return torch.linspace(0, float(self.space.grades[-1]), count)
+
+    def severity(self, image: Image) -> Float[Tensor, " b"]:
+        """Where on the scale of `levels` each image is; unless that is of grades, perhaps beyond its ends."""
+        z = self.autoencoder.encode(image)
+        if len(self.space.grades) > 2:
+            return self.space.grade(z)
+        normal, abnormal = self.space.typical
+        return (self.space.score(z)[:, 0] - normal) / (abnormal - normal)
+
+    def _at(self, z: Latent, level: float) -> Latent:
+        wanted = torch.full((len(z),), level, device=z.device)
+        if len(self.space.grades) > 2:
+            return self.space.to_grade(z, wanted, self.direction)
+        normal, abnormal = self.space.typical
+        return self.space.to_score(z, normal + (abnormal - normal) * wanted, self.direction)
+
+    def _rendered(self, noise: Image, z: Latent, origin: Latent) -> Image:
+        return self.autoencoder.render(noise, z, origin).clamp(-1, 1)

@@ -1,0 +1,160 @@
+"""Moves in a code and what they render, with an autoencoder whose code can be computed by hand."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cfxai.errors import ConfigError, DataError
+from cfxai.latents.latent_space import LatentSpace
+from cfxai.methods.latent_shift import LatentShift
+from cfxai.metrics.latent import LatentQuality
+from cfxai.protocols import Counterfactual, Explainer, Fitted, Graded, Method, Result, goes_both_ways
+
+
+class ByHand:
+    """z = mean brightness of the upper and of the lower half; x_T = what is left; rendering adds both again."""
+
+    def __init__(self) -> None:
+        self.network: nn.Module = nn.Linear(1, 1)
+        self.modules, self.optimizers = nn.ModuleDict({"network": self.network}), {}
+
+    def losses(self, batch: Mapping[str, Tensor], step: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        yield "autoencoder", {"denoise": batch["image"].mean()}
+
+    def encode(self, image: Tensor) -> Tensor:
+        return torch.stack([image[:, 0, :4].mean((1, 2)), image[:, 0, 4:].mean((1, 2))], 1)
+
+    def encode_stochastic(self, image: Tensor, z: Tensor) -> Tensor:
+        return image - self._halves(z)
+
+    def render(self, noise: Tensor, z: Tensor, origin: Tensor | None = None) -> Tensor:
+        return noise + self._halves(z)
+
+    def _halves(self, z: Tensor) -> Tensor:
+        return z.repeat_interleave(4, 1)[:, None, :, None].expand(-1, 1, 8, 8)
+
+
+class UpperIsBright(nn.Module):
+    def forward(self, image: Tensor) -> Tensor:
+        z = 20 * image[:, 0, :4].mean((1, 2))
+        return torch.stack([-z, z], 1)
+
+
+def batch(size: int, seed: int, *, grades: int = 2) -> dict[str, Any]:
+    """The upper half's brightness rises with the grade; the lower half's is of no matter."""
+    random = torch.Generator().manual_seed(seed)
+    grade = torch.arange(size) % grades
+    image = 0.02 * torch.randn(size, 1, 8, 8, generator=random)
+    image[:, :, :4] += (0.3 * (2 * grade / (grades - 1) - 1))[:, None, None, None]
+    image[:, :, 4:] += 0.2 * torch.randn(size, 1, 1, 1, generator=random)
+    names = [f"p{i}" for i in range(size)]
+    return {"image": image, "label": (grade > 0).long(), "grade": grade, "group": names}
+
+
+def shift(kind: str = "logistic", classes: int = 2, **settings: Any) -> LatentShift:
+    method = LatentShift(UpperIsBright(), ByHand(), space=LatentSpace(2, classes, kind=kind), **settings)
+    method.fit([batch(40, 0, grades=classes), batch(40, 1, grades=classes)])
+    return method
+
+
+def test_it_keeps_its_promises() -> None:
+    method = shift()
+    for promise in (Method, Explainer, Fitted, Graded):
+        assert isinstance(method, promise)
+    assert goes_both_ways(method)
+    assert set(method.modules) == {"network", "space"}
+
+
+@pytest.mark.parametrize("direction", ["covariance", "weight", "published"])
+def test_an_image_goes_where_it_was_asked_to_and_keeps_what_is_of_no_matter(direction: str) -> None:
+    method = shift(direction=direction)
+    told = batch(8, 2)
+    image, target = told["image"], 1 - told["label"]
+    found = method.generate(image, target)
+    assert (UpperIsBright()(found.counterfactual).argmax(1) == target).all()
+    assert (found.extras["reencoded_grade"] == target).all()
+    expected = method.space.typical[target]
+    assert torch.allclose(found.extras["reencoded_score"], expected, rtol=1e-3)
+    assert found.difference[:, 4:].mean() < 0.3 * found.difference[:, :4].mean()
+    method.depth = 0.0
+    again = method.generate(image, told["label"])  # there already
+    assert torch.allclose(again.counterfactual, image, atol=1e-5)
+    assert (again.extras["move"] < 1e-3).all()
+    at_the_boundary = method.generate(image, target)
+    assert (at_the_boundary.extras["reencoded_score"].abs() < 0.01 * expected.abs()).all()
+
+
+def test_the_head_stands_for_the_classifier_or_for_labels() -> None:
+    odd = batch(60, 3)
+    odd["label"] = 1 - odd["label"]
+    for told, expected in (("classifier", odd["label"] == 0), ("label", odd["label"] == 1)):
+        method = LatentShift(UpperIsBright(), ByHand(), space=LatentSpace(2, kind="logistic"), told=told)
+        method.fit([odd])
+        assert ((method.generate(odd["image"], odd["label"]).extras["grade"] == 1) == expected).all()
+
+
+def test_a_sweep_rises_with_the_grade_and_inverts_once() -> None:
+    method = shift("ordinal", 4, told="grade")
+    image = batch(6, 4, grades=4)["image"]
+    levels = method.levels(7)
+    assert (levels[0], levels[-1]) == (0, 3)
+    found = method.sweep(image, levels)
+    assert found.shape == (7, *image.shape)
+    upper = found[:, :, 0, :4].mean((2, 3))
+    assert (upper.diff(dim=0) > 0).all()
+    assert torch.allclose(method.severity(found[3]), levels[3].expand(6), atol=0.02)
+    with pytest.raises(ConfigError, match="outside the trained range"):
+        method.sweep(image, torch.tensor([4.0]))
+
+
+def test_without_grades_a_sweep_goes_from_typically_normal_to_typically_abnormal() -> None:
+    method = shift()
+    told = batch(30, 5)
+    levels = method.levels(3)
+    assert levels.tolist() == [0, 0.5, 1]
+    for images, level in zip(method.sweep(told["image"], levels), levels, strict=True):
+        assert torch.allclose(method.severity(images), level.expand(30), atol=1e-3)
+    found = method.severity(told["image"])
+    assert abs(found[told["label"] == 0].median()) < 0.05
+    assert abs(found[told["label"] == 1].median() - 1) < 0.05
+
+
+def test_grades_that_are_not_there_and_unknown_names_are_refused() -> None:
+    method = LatentShift(UpperIsBright(), ByHand(), space=LatentSpace(2), told="grade")
+    plain = {name: value for name, value in batch(20, 6).items() if name != "grade"}
+    with pytest.raises(DataError, match="no grades"):
+        method.fit([plain])
+    with pytest.raises(ConfigError, match="told"):
+        LatentShift(UpperIsBright(), ByHand(), space=LatentSpace(2), told="radiologist")
+    with pytest.raises(ConfigError, match="depth"):
+        LatentShift(UpperIsBright(), ByHand(), space=LatentSpace(2), depth=-1)
+    with pytest.raises(ConfigError, match="not fitted"):
+        method.generate(plain["image"], torch.zeros(20, dtype=torch.long))
+
+
+def result(label: list[int], target: int, grade: list[int], after: list[int], score: list[float]) -> Result:
+    n = len(label)
+    image, empty = torch.zeros(n, 1, 2, 2), torch.zeros(n, 2, 2)
+    extras = {
+        "score": torch.tensor(score), "grade": torch.tensor(grade), "reencoded_grade": torch.tensor(after),
+        "move": torch.arange(n) + 1.0,
+    }  # fmt: skip
+    changed = Counterfactual(image, image, torch.full((n,), target), extras)
+    groups = tuple(f"p{i}" for i in range(n))
+    sure = torch.full((n, 2), 0.5)
+    return Result(image, torch.tensor(label), empty, empty > 0, groups, sure, None, changed, sure)
+
+
+def test_the_reencoded_flips_are_of_images_that_were_read_as_they_are_labelled() -> None:
+    metric = LatentQuality(resamples=100)
+    assert metric.compute() == {}
+    metric.update(result([1, 1, 1, 0], 0, [1, 1, 0, 0], [0, 1, 0, 0], [2.0, 0.5, -0.5, -1.0]))
+    found = metric.compute()
+    assert found["reencoded_flip_rate"] == 0.5
+    assert found["latent_move"] == 1.5
+    assert found["head_auroc"] == 1.0
+    assert found["head_accuracy"] == 0.75
+    assert "grade_mae" not in found
