@@ -1,4 +1,4 @@
-"""The classifier that a run explains: given, taken from the cache, or trained first.
+"""The classifier that a run explains: given, taken from the cache, or or trained first.
 
 The cache holds one artefact per (data, classifier config, training config, seed), so that a sweep over anything else
 trains it once.
@@ -13,30 +13,37 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save as to_bytes
 from torch import nn
 
+from cfxai.classifier_training import train_classifier
 from cfxai.config.build import Parts
-from cfxai.data.batches import Batches
-from cfxai.data.dataset import Data, Dataset
-from cfxai.judging import classifier_quality
-from cfxai.loop import fit
-from cfxai.methods.classification import Classification
+from cfxai.data.dataset import Data
 from cfxai.nn.memory_format import convolve_fast
 from cfxai.nn.weights import digest, load_weights
-from cfxai.run.checkpoint import load_checkpoint, restore, write_atomically
+from cfxai.run.checkpoint import write_atomically
 from cfxai.run.directory import Run, shown
-from cfxai.selection import spaced
 
 log = logging.getLogger("cfxai")
 
 RECIPE = 2
 """Raised whenever the code changes what the same configuration trains, so that older artefacts are not taken for it."""
+LATER: dict[str, dict[str, Any]] = {
+    "trainer": {"precision": "32-true"},
+    "classifier": {"pretrained": None},
+    "classifier_training": {
+        "class_weights": None,
+        "accumulate": 1,
+        "schedule": "cosine",
+        "freeze": None,
+        "unfreeze_at": None,
+        "calibrate": False,
+    },
+}
+"""Settings that came later, at the values that train what was trained without them: those do not enter the key."""
 
 
 def obtain_classifier(parts: Parts, cfg: DictConfig, run: Run, fabric: Fabric) -> nn.Module:
@@ -55,7 +62,8 @@ def obtain_classifier(parts: Parts, cfg: DictConfig, run: Run, fabric: Fabric) -
                 if cached.is_file():
                     log.info("classifier: taken from the cache, %s", shown(cached))
                 else:
-                    train_classifier(classifier, parts["data"], cfg, run.part("classifier"), fabric, cached)
+                    trained, facts = train_classifier(classifier, parts["data"], cfg, run.part("classifier"), fabric)
+                    write_classifier(cached, trained, cfg, facts)
             artefact.parent.mkdir(parents=True, exist_ok=True)
             copy_atomically(cached, artefact)
     load_weights(classifier, artefact)
@@ -65,63 +73,24 @@ def obtain_classifier(parts: Parts, cfg: DictConfig, run: Run, fabric: Fabric) -
 
 def classifier_key(cfg: DictConfig, data: Data) -> str:
     """sha256 over all that decides the trained weights."""
-    sections = {
+    sections: dict[str, Any] = {
         name: OmegaConf.to_container(cfg[name])
         for name in ("classifier", "classifier_training", "augment")
         if cfg[name]
     }
-    described = {"recipe": RECIPE, "data": data.fingerprint, "seed": cfg.seed, **sections}
+    sections["trainer"] = {"precision": cfg.trainer.precision}
+    for name, neutral in LATER.items():
+        sections[name] = {k: v for k, v in sections[name].items() if k not in neutral or v != neutral[k]}
+    pretrained = cfg.classifier.get("pretrained")
+    if isinstance(pretrained, str):
+        sections["classifier"]["pretrained"] = hashlib.sha256(Path(pretrained).read_bytes()).hexdigest()
+    described = {
+        "recipe": RECIPE,
+        "data": data.fingerprint,
+        "seed": cfg.seed,
+        **{k: v for k, v in sections.items() if v},
+    }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def train_classifier(
-    classifier: nn.Module, data: Data, cfg: DictConfig, run: Run, fabric: Fabric, artefact: Path
-) -> None:
-    """Trains from the last checkpoint in `run`, takes the best on validation, and writes the artefact."""
-    settings = cfg.classifier_training
-    method = Classification(
-        classifier,
-        steps=settings.steps,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        smoothing=settings.smoothing,
-    )
-    convolve_fast(fabric.to_device(method.modules))
-    augment = Parts(cfg)["augment"] if cfg.augment else None
-    train, validation = data.split("train"), data.split("val")
-    log.info(
-        "training the classifier: %d images, %.0f %% abnormal",
-        len(train),
-        100 * float((np.asarray(train.labels) != 0).mean()),
-    )
-    fit(
-        method,
-        Batches(train, settings.batch_size, seed=cfg.seed, balanced=settings.balanced, augment=augment),
-        run,
-        fabric,
-        steps=settings.steps,
-        seed=cfg.seed,
-        validate=lambda done: validate_classifier(method.average.module, validation, fabric.device),
-        validate_every=settings.validate_every,
-        checkpoint_every=cfg.trainer.checkpoint_every,
-        log_every=cfg.trainer.log_every,
-        label="training classifier",
-    )
-    tensors, state = load_checkpoint(run.checkpoints / "best.ckpt")
-    restore(method, tensors, state)
-    found = validate_classifier(method.average.module, validation, fabric.device)
-    log.info("classifier on validation: AUROC %(auroc).4f, accuracy %(accuracy).4f, ECE %(ece).4f", found)
-    write_classifier(
-        artefact, method.average.module, cfg, {"step": state["step"], "validation": found, "data": data.fingerprint}
-    )
-
-
-def validate_classifier(classifier: nn.Module, dataset: Dataset, device: torch.device) -> dict[str, float]:
-    """AUROC, accuracy, ECE and cross-entropy on at most 2000 images; the score is minus the cross-entropy."""
-    indices = spaced(np.arange(len(dataset)), 2000)
-    found = classifier_quality(classifier.eval(), dataset, indices, device, batch_size=64)
-    scalars = {name: value for name, value in found.items() if isinstance(value, float)}
-    return {"auroc": float("nan"), **scalars, "score": -scalars["cross_entropy"]}
 
 
 def write_classifier(path: Path, classifier: nn.Module, cfg: DictConfig, facts: dict[str, Any]) -> None:

@@ -13,14 +13,16 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from cfxai.classifier_figure import write_classifier_figure
+from cfxai.classifier_judging import Predictions, judge_classifier
 from cfxai.config.build import Parts
 from cfxai.config.catalogue import CONF, options
 from cfxai.data.dataset import Data, Dataset
 from cfxai.errors import ConfigError, UnsuitableError
-from cfxai.judging import LesionFree, classifier_quality, faithfulness_metrics, judge, metric_factory
+from cfxai.judging import LesionFree, faithfulness_metrics, judge, metric_factory
 from cfxai.nn.features import penultimate
 from cfxai.nn.weights import digest, load_weights
-from cfxai.protocols import NORMAL, Attributor, Explainer, Result
+from cfxai.protocols import NORMAL, Attributor, Explainer, Graded, Result
 from cfxai.report import classifier_line, tables, write_cases, write_made_abnormal, write_panels, write_sanity
 from cfxai.run.checkpoint import load_checkpoint, restore
 from cfxai.run.directory import Run, continue_command, locked, shown
@@ -29,6 +31,7 @@ from cfxai.run.progress import Track, console
 from cfxai.sanity_checks import Checked, check_attributors
 from cfxai.selection import shown_cases, spaced
 from cfxai.settings import Settings
+from cfxai.sweeps import Swept, sweep_abnormal, write_sweep
 from cfxai.thresholds import extractors
 
 log = logging.getLogger("cfxai")
@@ -119,7 +122,7 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
     identity = digest(classifier)
 
     log.info("judging %s on %s: %d images", ", ".join(subjects) or "the classifier", data.judged, len(indices))
-    quality = classifier_quality(classifier, dataset, indices, device, settings.batch_size)
+    quality, predictions = judge_classifier(classifier, data, indices, settings, device)
     metrics: dict[str, Any] = {
         "run": shown(run.directory),
         "split": data.judged,
@@ -151,7 +154,7 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
     pictures: dict[str, dict[int, Result]] = {}
     cases: dict[str, list[dict[str, Any]]] = {}
     made_abnormal: dict[int, Result] = {}
-    masks = None
+    masks, swept = None, None
     for name, explainer in subjects.items():
         counterfactual = isinstance(explainer, Explainer)
         chosen = indices if counterfactual else abnormal
@@ -184,6 +187,12 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
         made_abnormal |= judged.made_abnormal
         if counterfactual:
             metrics["cf_threshold"], masks = found["threshold"], judged.masks
+        if isinstance(explainer, Graded) and settings.sweep_images:
+            swept = sweep_abnormal(
+                name, explainer, classifier, dataset, abnormal, device,
+                threshold=found["threshold"], settings=settings, between=run.stop_if_requested,
+            )  # fmt: skip
+            found |= swept.metrics() if swept else {}
     if subjects and not metrics["explainers"]:
         raise UnsuitableError(" ".join(f"{name}: {why}" for name, why in metrics["refused"].items()))
     checked: dict[str, Checked] = {}
@@ -196,7 +205,7 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
         )  # fmt: skip
         for name, one in checked.items():
             metrics["explainers"][name]["sanity"] = one.numbers
-    write_evaluation(run, metrics, pictures, made_abnormal, cases, data, dataset, masks, checked)
+    write_evaluation(run, metrics, predictions, pictures, made_abnormal, cases, data, dataset, masks, checked, swept)
     return metrics
 
 
@@ -240,6 +249,7 @@ def attributor_maker(parts: Parts, cfg: DictConfig, name: str) -> Callable[[nn.M
 def write_evaluation(
     run: Run,
     metrics: dict[str, Any],
+    predictions: Predictions,
     pictures: Mapping[str, Mapping[int, Result]],
     made_abnormal: Mapping[int, Result],
     cases: Mapping[str, Sequence[Mapping[str, Any]]],
@@ -247,11 +257,13 @@ def write_evaluation(
     dataset: Dataset,
     masks: np.ndarray | None,
     checked: Mapping[str, Checked],
+    swept: Swept | None,
 ) -> None:
     """Prints the tables and writes `evaluation/`; an earlier one is kept beside it as `evaluation-1`, `-2`, …"""
     scratch = run.directory / ".evaluation"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
+    write_classifier_figure(scratch / "panels/classifier.png", predictions, metrics["classifier"], data.classes)
     if pictures:
         main = next(iter(pictures))
         threshold = metrics["explainers"][main]["threshold"]
@@ -260,6 +272,8 @@ def write_evaluation(
         write_made_abnormal(scratch / "panels/made_abnormal.png", main, made_abnormal)
     if checked:
         write_sanity(scratch / "panels/sanity.png", {name: one.pictures for name, one in checked.items()})
+    if swept is not None:
+        write_sweep(scratch / "sweep", swept)
     if masks is not None:
         data.export_masks("test", masks, scratch / "masks")
     if any(cases.values()):
@@ -271,6 +285,7 @@ def write_evaluation(
     scratch.rename(run.evaluation)
 
     console.print(classifier_line(metrics))
+    log.info("picture  %s", shown(run.evaluation / "panels/classifier.png"))
     for name, why in metrics["refused"].items():
         log.warning("%s: no map. %s", name, why)
     for table in tables(metrics) if metrics["explainers"] else []:
@@ -280,6 +295,8 @@ def write_evaluation(
         log.info("panels   %s", shown(overview))
     if checked:
         log.info("sanity   %s", shown(run.evaluation / "panels/sanity.png"))
+    if swept is not None:
+        log.info("sweep    %s  %s", shown(run.evaluation / "sweep"), swept.summary())
     if (per_case := run.evaluation / "cases.csv").is_file():
         log.info("cases    %s", shown(per_case))
     if masks is not None:

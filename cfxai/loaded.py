@@ -8,10 +8,11 @@ saliency = run.attributor("rise", masks=200).attribute(batch["image"], batch["la
 explanation = run.explain("patient.nii.gz")     # or a PNG, JPEG, DICOM file, an array, a Pillow picture
 print(explanation.before, explanation.after)
 explanation.save("explained")
+run.sweep("patient.nii.gz").save("explained")   # at every severity, if the run's method has such a scale
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,12 @@ from cfxai.config.nearest import hint
 from cfxai.data.dataset import Data
 from cfxai.errors import ConfigError
 from cfxai.evaluation import best_checkpoint, load_config, load_parts
-from cfxai.explaining.explain import classify, explain, saliency
+from cfxai.explaining.classify import classify
+from cfxai.explaining.explain import explain, saliency
 from cfxai.explaining.explanation import Explanation
 from cfxai.explaining.opening import Openable, Opened, open_image
-from cfxai.protocols import Attributor, Explainer, Regions
+from cfxai.explaining.sweep import Sweep, severity, sweep
+from cfxai.protocols import Attributor, Explainer, Graded, Regions
 from cfxai.run.checkpoint import load_checkpoint, restore
 from cfxai.run.directory import Run, shown
 from cfxai.run.locate import locate
@@ -116,6 +119,37 @@ class LoadedRun:
             batch_size=self.config.evaluation.batch_size,
         )
 
+    def sweep(self, image: Openable | Opened, levels: Sequence[float] | None = None) -> Sweep:
+        """The image as it would look at each level of severity, on its own grid; of a volume, all slices.
+
+        Args:
+            image: as for `explain`.
+            levels: on the method's scale: grades, or from 0 = as normal images are to 1 = as abnormal ones are. None =
+                up to nine over the whole scale.
+
+        Raises:
+            ConfigError: the run's method has no such scale, or does not know a level.
+            DataError: the image cannot be used.
+        """
+        return sweep(
+            image if isinstance(image, Opened) else self.open(image),
+            self.classifier,
+            self.require_graded(),
+            levels,
+            classes=self.data.classes,
+            device=self.device,
+            batch_size=self.config.evaluation.batch_size,
+        )
+
+    def severity(self, opened: Opened) -> float | None:
+        """Where an image of `open`, or its most severe slice, is on the method's scale; None if that has none."""
+        if not isinstance(self.method, Graded):
+            return None
+        try:
+            return severity(opened, self.method, self.device, self.config.evaluation.batch_size)
+        except ConfigError:  # its classes have no order
+            return None
+
     def classify(self, opened: Opened) -> dict[str, float]:
         """By class, the probability of an image of `open`, or of a volume's most abnormal slice."""
         return classify(opened, self.classifier, self.data.classes, self.device, self.config.evaluation.batch_size)
@@ -138,6 +172,19 @@ class LoadedRun:
         if self.method is None:
             raise ConfigError(f"-cp {shown(self.run.directory)}: has a classifier alone; name a run of a method.")
         return self.method
+
+    def require_graded(self) -> Graded:
+        """The method, which can show an image at any severity.
+
+        Raises:
+            ConfigError: it cannot, or the run has a classifier alone.
+        """
+        if not isinstance(method := self.require_method(), Graded):
+            raise ConfigError(
+                f"-cp {shown(self.run.directory)}: its method has no scale of severity; name a run of"
+                " method=latent_shift."
+            )
+        return method
 
     def attributor(self, name: str, classifier: nn.Module | None = None, **settings: Any) -> Attributor:
         """An attributor of conf/attribution for its classifier (or another one), set up as in the run, then as given.

@@ -7,6 +7,7 @@ continues to the same weights, bit for bit, on the same number of threads.
 import hashlib
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from cfxai.errors import NumericsError, Preempted
 from cfxai.protocols import Method
-from cfxai.run.checkpoint import load_checkpoint, restore, save_checkpoint
+from cfxai.run.checkpoint import State, load_checkpoint, restore, save_checkpoint
 from cfxai.run.directory import Run
 from cfxai.run.progress import Track
 from cfxai.run.scalars import Scalars
@@ -39,18 +40,20 @@ def fit(
     validate_every: int,
     checkpoint_every: int,
     log_every: int = 10,
+    accumulate: int = 1,
     label: str = "training",
 ) -> None:
     """Trains `method` for `steps` steps, from the last checkpoint of `run` when there is one.
 
-    `validate(steps done)` returns scalars; a "score" among them (higher is better) decides what `best.ckpt` holds.
+    `validate(steps done)` returns scalars; a "score" among them (higher is better) decides what `best.ckpt` holds. Of
+    `accumulate` see `train_step`.
 
     Raises:
         NumericsError: a loss or gradient is not finite; nothing has stepped on it.
         Preempted: a signal asked for it; the checkpoint is written.
     """
     last = run.checkpoints / "last.ckpt"
-    state: dict[str, Any] = {"step": 0, "best": -math.inf, "threads": torch.get_num_threads()}
+    state: State = {"step": 0, "best": -math.inf, "threads": torch.get_num_threads()}
     if last.exists():
         tensors, state = load_checkpoint(last)
         restore(method, tensors, state)
@@ -65,23 +68,25 @@ def fit(
     if state["step"]:
         log.info("%s: continuing from step %d", label, state["step"])
     optimizers = {name: fabric.setup_optimizers(optimizer) for name, optimizer in method.optimizers.items()}
+    if (scaler := gradient_scaler(fabric)) is not None and "scaler" in state:
+        scaler.load_state_dict(state["scaler"])
     scalars = Scalars(run.directory, start=state["step"])
     try:
         with Track(label, steps, done=state["step"]) as track:
             for step in range(state["step"], steps):
-                values = train_step(method, optimizers, fabric, batches(step), step, seed)
+                values = train_step(method, optimizers, fabric, batches(step), step, seed, accumulate)
                 done = step + 1
                 validates = done % validate_every == 0 or done == steps
                 if validates:
                     found = validate(done)
                     values |= {f"val_{name}": value for name, value in found.items()}
                     if found.get("score", -math.inf) > state["best"]:
-                        state = {**state, "step": done, "best": found["score"]}
+                        state = {**state, "step": done, "best": found["score"], **scale(fabric)}
                         save_checkpoint(run.checkpoints / "best.ckpt", method, state)
                 scalars.write(step, values, event=validates or done % log_every == 0)
                 stop = run.stop_requested()
                 if done % checkpoint_every == 0 or done == steps or stop:
-                    state = {**state, "step": done, "threads": torch.get_num_threads()}
+                    state = {**state, "step": done, "threads": torch.get_num_threads(), **scale(fabric)}
                     save_checkpoint(last, method, state)
                 if stop and done < steps:
                     raise Preempted(run.preempted_sentence())
@@ -91,9 +96,17 @@ def fit(
 
 
 def train_step(
-    method: Method, optimizers: Mapping[str, Any], fabric: Fabric, batch: Mapping[str, Any], step: int, seed: int
+    method: Method,
+    optimizers: Mapping[str, Any],
+    fabric: Fabric,
+    batch: Mapping[str, Any],
+    step: int,
+    seed: int,
+    accumulate: int = 1,
 ) -> dict[str, float]:
     """One step of every optimizer that the method asks for; returns the loss terms. Phases without terms do not step.
+
+    With `accumulate`, so many phases of an optimizer in a row are one step, by the mean of their losses.
 
     Raises:
         NumericsError: a term or a gradient is not finite; that optimizer has not stepped.
@@ -101,6 +114,7 @@ def train_step(
     torch.manual_seed(keyed(seed, step))
     tensors = {name: fabric.to_device(value) for name, value in batch.items() if isinstance(value, Tensor)}
     phases = method.losses(tensors, step)
+    passed: Counter[str] = Counter()
     values: dict[str, float] = {}
     while True:
         # Entered anew for each phase: one autocast around all of them would reuse bf16 weights from before the step.
@@ -113,21 +127,32 @@ def train_step(
             continue
         total = torch.stack([value.float() for value in terms.values()]).sum()
         found = torch.stack([value.detach().float() for value in terms.values()]).tolist()
-        values |= dict(zip(terms, found, strict=True))
         if not all(map(math.isfinite, found)):
             wrong = [term for term, value in zip(terms, found, strict=True) if not math.isfinite(value)]
             raise NumericsError(
                 f"step {step}: loss term {', '.join(wrong)} of the {name} is not finite; it was not stepped; lower the "
                 "learning rate or that term's weight, or check the images."
             )
-        optimizers[name].zero_grad()
-        fabric.backward(total)
-        check_gradients(method, name, step)
-        optimizers[name].step()
+        first = passed[name] % accumulate == 0
+        passed[name] += 1
+        for term, value in zip(terms, found, strict=True):
+            values[term] = value / accumulate + (0.0 if first else values[term])
+        if first:
+            optimizers[name].zero_grad()
+        fabric.backward(total / accumulate)
+        if passed[name] % accumulate == 0:
+            check_gradients(method, name, fabric, step)
+            optimizers[name].step()
 
 
-def check_gradients(method: Method, name: str, step: int) -> None:
-    """Raises NumericsError when a gradient of that optimizer is not finite, naming the parameter."""
+def check_gradients(method: Method, name: str, fabric: Fabric, step: int) -> None:
+    """Raises NumericsError when a gradient of that optimizer is not finite, naming the parameter.
+
+    Not so while fp16's gradients are scaled up: after an overflow the scaler leaves out the step and halves its scale.
+    """
+    scaler = gradient_scaler(fabric)
+    if scaler is not None and scaler.get_scale() > 1:
+        return
     owned = [p for group in method.optimizers[name].param_groups for p in group["params"] if p.grad is not None]
     # One look at all of them; norms of very large finite gradients overflow, so that only a second look is proof.
     if not owned or bool(torch.isfinite(torch.stack(torch._foreach_norm([p.grad for p in owned]))).all()):
@@ -139,6 +164,17 @@ def check_gradients(method: Method, name: str, step: int) -> None:
             f"step {step}: the gradient of {wrong[0]} ({len(wrong)} in all) is not finite; the {name} was not stepped; "
             "lower the learning rate, or check the images."
         )
+
+
+def gradient_scaler(fabric: Fabric) -> torch.amp.GradScaler | None:
+    """What lifts gradients into the range of 16-bit floats; None in other precisions."""
+    return getattr(fabric.strategy.precision, "scaler", None)
+
+
+def scale(fabric: Fabric) -> State:
+    """What a checkpoint keeps of the scaler."""
+    scaler = gradient_scaler(fabric)
+    return {} if scaler is None else {"scaler": scaler.state_dict()}
 
 
 def keyed(seed: int, step: int) -> int:

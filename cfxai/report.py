@@ -130,10 +130,16 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
 
 def classifier_line(metrics: Mapping[str, Any]) -> str:
-    found = metrics["classifier"]
+    found, point = metrics["classifier"], metrics["classifier"]["operating_point"]
+    chosen = "" if isinstance(point["rule"], float) else f" ({point['rule']} on validation)"
+    before = "" if found["temperature"] is None else f" ({_number(found['ece_uncalibrated'])} before calibration)"
     return (
-        f"classifier on {metrics['split']}: AUROC {_number(found['auroc'])}, accuracy {_number(found['accuracy'])}, "
-        f"ECE {_number(found['ece'])} ({metrics['images']} images of {metrics['patients']} patients)"
+        f"classifier on {metrics['split']}: AUROC {_interval(found['auroc'], found['auroc_ci'])}, "
+        f"AUPRC {_interval(found['auprc'], found['auprc_ci'])}, accuracy {_number(found['accuracy'])}, "
+        f"ECE {_number(found['ece'])}{before}; from p {_number(point['threshold'])}{chosen}: "
+        f"sensitivity {_interval(point['sensitivity'], point['sensitivity_ci'])}, "
+        f"specificity {_interval(point['specificity'], point['specificity_ci'])} "
+        f"({metrics['images']} images of {metrics['patients']} patients)"
     )
 
 

@@ -20,7 +20,9 @@ class Settings:
         sanity: also check attributors on randomised classifiers, other classes and changed images.
         sanity_images: images that they are checked on, at most.
         attributors: saliency methods to compare with, by name.
+        sweep_images: abnormal images that are rendered at every severity by a method that can, at most; 0 = none.
         panels: images to draw. max_images: judge at most so many of the split; None = all.
+        operating_point: probability from which an image is called abnormal, or the rule that chooses it on validation.
         threshold_images: validation images that a threshold is chosen on, at most.
         batch_size: of the forward passes.
     """
@@ -34,8 +36,10 @@ class Settings:
     sanity: bool = False
     sanity_images: int = 8
     attributors: Sequence[str] = ()
+    sweep_images: int = 16
     panels: int = 8
     max_images: int | None = None
+    operating_point: str | float = 0.5
     threshold_images: int = 100
     batch_size: int = 32
 

@@ -19,9 +19,11 @@ from cfxai.data.batches import Batches
 from cfxai.data.dataset import Data
 from cfxai.errors import ConfigError
 from cfxai.evaluation import best_checkpoint, evaluate_parts, load_config, settings_of
+from cfxai.latent_export import write_latents
 from cfxai.loop import fit
 from cfxai.nn.heap import keep_freed_memory
 from cfxai.nn.memory_format import convolve_fast
+from cfxai.protocols import Encodes
 from cfxai.run.checkpoint import load_checkpoint, restore, write_atomically
 from cfxai.run.directory import Run, continue_command, environment, opened, shown
 from cfxai.validation import Validation
@@ -47,7 +49,7 @@ def train(cfg: DictConfig, directory: Path) -> float | None:
             print_next(run)
             return objective(json.loads(results.read_text()))
         begin(run, cfg)
-        fabric = Fabric(accelerator=cfg.trainer.accelerator, devices=1, precision=cfg.trainer.precision)
+        fabric = fabric_of(cfg)
         parts = build(cfg)
         data: Data = parts["data"]
         for note in data.notes:
@@ -66,10 +68,19 @@ def train(cfg: DictConfig, directory: Path) -> float | None:
 def anchored(cfg: DictConfig) -> DictConfig:
     """The config with absolute paths, so that the run can be continued and judged from any directory."""
     cfg = cfg.copy()
-    for key in ("cache", "data.manifest", "data.intensity.file", "classifier.weights"):
-        if (path := OmegaConf.select(cfg, key)) is not None:
+    files = ("data.manifest", "data.intensity.file", "classifier.weights", "classifier.pretrained")
+    for key in ("cache", *files, "compression.weights"):
+        if isinstance(path := OmegaConf.select(cfg, key), str):
             OmegaConf.update(cfg, key, str(Path(path).absolute()))
     return cfg
+
+
+def fabric_of(cfg: DictConfig) -> Fabric:
+    """The device and precision to train with."""
+    fabric = Fabric(accelerator=cfg.trainer.accelerator, devices=1)
+    if cfg.trainer.precision == "16-mixed" and fabric.device.type == "cpu":  # Fabric would quietly take bf16
+        raise ConfigError("trainer.precision: 16-mixed needs a GPU; on a CPU use 32-true or bf16-mixed.")
+    return Fabric(accelerator=cfg.trainer.accelerator, devices=1, precision=cfg.trainer.precision)
 
 
 def build(cfg: DictConfig) -> Parts:
@@ -84,7 +95,8 @@ def build(cfg: DictConfig) -> Parts:
 
 def check_channels(cfg: DictConfig, data: Data) -> None:
     """Raises ConfigError if a network is made for other images than these."""
-    for name in ("classifier", "generator", "discriminator"):
+    inner = "compression" if cfg.get("compression") else "autoencoder"  # a compression stands before the autoencoder
+    for name in ("classifier", "generator", "discriminator", inner):
         channels = OmegaConf.select(cfg, f"{name}.channels")
         if channels not in (None, data.channels):
             there = data.channels
@@ -131,8 +143,10 @@ def train_method(parts: Parts, cfg: DictConfig, run: Run, fabric: Fabric, classi
     )
     tensors, state = load_checkpoint(best_checkpoint(run))
     restore(method, tensors, state)
+    if isinstance(method, Encodes):
+        write_latents(method, data, run.directory / "latents", fabric.device, cfg.evaluation.batch_size)
     for name, module in method.modules.items():
-        if next(module.parameters(), None) is None:  # only training needs it, as a pool of earlier images
+        if next(module.parameters(), None) is None:  # a pool of earlier images, a schedule: the checkpoint has them
             continue
         tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
         write_atomically(run.weights / f"{name}.safetensors", to_bytes(tensors, {"step": str(state["step"])}))

@@ -1,4 +1,4 @@
-"""Pictures: rows of patients, columns of image, counterfactual, difference, mask against truth, and saliency maps."""
+"""Pictures: rows of patients, columns of image, counterfactual, difference, mask and saliency maps; animations."""
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -10,6 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy import ndarray
+from PIL import Image as Pil
+from PIL import ImageDraw, ImageFont
 
 from cfxai.run.checkpoint import write_atomically
 
@@ -17,6 +19,11 @@ from cfxai.run.checkpoint import write_atomically
 HIT, FALSE, MISSED = (0.0, 0.62, 0.45), (0.84, 0.37, 0.0), (0.94, 0.89, 0.26)
 
 Picture = Float[ndarray, "h w *rgb"]
+
+FRAME, LARGEST_FRAME = 384, 1024
+"""Pixels that the longer side of an animation's pictures has at least, and at most."""
+MILLISECONDS = 140
+"""That each frame is seen."""
 
 
 def telling_slice(*masks: Bool[ndarray, "*spatial"]) -> int | None:
@@ -53,8 +60,17 @@ def agreement(picture: Picture, mask: Bool[ndarray, "h w"], truth: Bool[ndarray,
     return rgb
 
 
-def panel(path: Path, rows: Sequence[Mapping[str, Picture]], *, titles: Sequence[str], caption: str = "") -> None:
+def panel(
+    path: Path,
+    rows: Sequence[Mapping[str, Picture]],
+    *,
+    titles: Sequence[str],
+    caption: str = "",
+    below: Sequence[Mapping[str, str]] = (),
+) -> None:
     """Writes a lossless PNG: one row a patient, one column a kind of picture; a row may lack some.
+
+    `titles` stand beside the rows, `below` has for each row what stands under its pictures, by column.
 
     Maps whose name starts with "|" (differences) or "~" (saliency) are drawn in colour; differences share one scale
     through all rows, which the colour bar gives; saliency has a scale per map, since only its ranking means anything.
@@ -83,6 +99,8 @@ def panel(path: Path, rows: Sequence[Mapping[str, Picture]], *, titles: Sequence
             else:
                 ax.imshow(row[name], cmap="gray", vmin=0, vmax=1)
         axes[i, 0].set_ylabel(titles[i], fontsize=7)
+        for name, text in (below[i] if below else {}).items():
+            axes[i, columns.index(name)].set_xlabel(text, fontsize=7)
     if drawn is not None:
         figure.colorbar(drawn, ax=axes, shrink=0.5, label="|x - x_cf| (share of the intensity range)")
     if caption:
@@ -91,3 +109,31 @@ def panel(path: Path, rows: Sequence[Mapping[str, Picture]], *, titles: Sequence
     buffer = BytesIO()
     figure.savefig(buffer, format="png")
     write_atomically(path, buffer.getvalue())
+
+
+def animation(path: Path, frames: Sequence[Picture], captions: Sequence[str]) -> None:
+    """Writes a GIF that goes through the pictures and back, for ever; a line of text stands under each."""
+    drawn = [_captioned(frame, caption) for frame, caption in zip(frames, captions, strict=True)]
+    if drawn[0].mode == "RGB":  # colours of one palette do not flicker
+        together = Pil.fromarray(np.concatenate([np.asarray(one) for one in drawn]))
+        palette = together.quantize(256, Pil.Quantize.MEDIANCUT)
+        drawn = [one.quantize(palette=palette, dither=Pil.Dither.NONE) for one in drawn]
+    there_and_back = [*drawn, *drawn[-2:0:-1]]
+    buffer = BytesIO()
+    there_and_back[0].save(
+        buffer, format="gif", save_all=True, append_images=there_and_back[1:], duration=MILLISECONDS, loop=0
+    )
+    write_atomically(path, buffer.getvalue())
+
+
+def _captioned(picture: Picture, caption: str) -> Pil.Image:
+    """In 8 bit, a small one enlarged by a whole factor and a large one shrunk, above white text on black."""
+    image = Pil.fromarray((np.clip(picture, 0, 1) * 255).round().astype(np.uint8))
+    image.thumbnail((LARGEST_FRAME, LARGEST_FRAME), Pil.Resampling.BOX)
+    factor = -(-FRAME // max(image.size))
+    image = image.resize((image.width * factor, image.height * factor), Pil.Resampling.NEAREST)
+    font = ImageFont.load_default(FRAME // 24)
+    frame = Pil.new(image.mode, (image.width, image.height + FRAME // 16))
+    frame.paste(image)
+    ImageDraw.Draw(frame).text((FRAME // 48, image.height + FRAME // 96), caption, "white", font)
+    return frame

@@ -107,7 +107,7 @@ def test_masks_lie_on_the_volumes_they_belong_to(run: Path) -> None:
 
 def test_panels_are_pictures(run: Path) -> None:
     panels = list((run / "evaluation/panels").glob("*.png"))
-    assert len(panels) == 4
+    assert len(panels) == 5, "the classifier, an overview, and each of three images"
     for file in [*panels, *(run / "samples").glob("*.png")]:
         with Image.open(file) as picture:
             assert min(picture.size) > 100

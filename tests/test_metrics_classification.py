@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
@@ -35,12 +36,27 @@ def test_against_the_definitions(seed: int, classes: int) -> None:
     wins = [(a > b) + 0.5 * (a == b) for a in score[abnormal] for b in score[~abnormal]]
     assert found["auroc"] == pytest.approx(np.mean(wins))
     assert found["accuracy"] == pytest.approx(float((probability.argmax(1) == label).float().mean()))
+    order = np.argsort(-score)
+    precisions = [abnormal[order][: k + 1].mean() for k in range(23) if abnormal[order][k]]
+    assert found["auprc"] == pytest.approx(np.mean(precisions))
+    squared = sum((probability[i, k] - float(label[i] == k)) ** 2 for i in range(23) for k in range(classes))
+    assert found["brier"] == pytest.approx(float(squared) / 46, rel=1e-5)
     expected = multiclass_calibration_error(probability, label, classes, n_bins=15, norm="l1")
     assert found["ece"] == pytest.approx(float(expected), abs=1e-6)
     for actual in range(classes):
         for predicted in range(classes):
             count = sum((y, p) == (actual, predicted) for y, p in zip(label, probability.argmax(1), strict=True))
             assert found["confusion"][actual][predicted] == count
+
+
+def test_of_several_classes_also_the_mean_of_one_against_the_rest() -> None:
+    random = torch.Generator().manual_seed(0)
+    probability, label = torch.randn((60, 3), generator=random).softmax(1), torch.randint(3, (60,), generator=random)
+    found = measured(probability, label)
+    sides = [(label == k, probability[:, k]) for k in range(3)]
+    assert found["auroc_macro"] == pytest.approx(np.mean([roc_auc_score(side, p) for side, p in sides]))
+    assert found["auprc_macro"] == pytest.approx(np.mean([average_precision_score(side, p) for side, p in sides]))
+    assert "auroc_macro" not in measured(probability[:, :2].softmax(1), label.clamp(max=1))
 
 
 def test_very_confident_predictions_still_rank() -> None:
@@ -52,6 +68,7 @@ def test_very_confident_predictions_still_rank() -> None:
 def test_one_class_has_no_auroc() -> None:
     found = measured(torch.tensor([[0.3, 0.7], [0.6, 0.4]]), torch.tensor([1, 1]))
     assert found["auroc"] is None
+    assert found["auprc"] is None
     assert found["accuracy"] == 0.5
 
 

@@ -10,7 +10,7 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SMALL = {
     "chest_tour": """
 data = ["data=chest_phantom", "data.size=32", "data.phantom.patients=60", "data.phantom.size=64",
-        "classifier.widths=[4,8]", "evaluation.batch_size=8"]
+        "classifier=compact", "classifier.widths=[4,8]", "evaluation.batch_size=8"]
 steps, regions, permutations = 20, "quadrants", 100
 """,
 }

@@ -3,6 +3,7 @@
 To add one: a line in a class here, a line in `conf/base.yaml`, and a line in `RANGES` if not every value is good.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +44,12 @@ class ClassifierTraining:
     smoothing: float
     validate_every: int
     balanced: bool
+    class_weights: Any
+    accumulate: int
+    schedule: str
+    freeze: str | None
+    unfreeze_at: float | None
+    calibrate: bool
 
 
 @dataclass
@@ -56,8 +63,10 @@ class Evaluation:
     sanity: bool
     sanity_images: int
     attributors: list[str]
+    sweep_images: int
     panels: int
     max_images: int | None
+    operating_point: Any
     threshold_images: int
     batch_size: int
 
@@ -83,7 +92,7 @@ SECTIONS: dict[str, type] = {
 
 Rule = tuple[Callable[[Any], bool], str]
 
-PRECISIONS = ("32-true", "bf16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 
 
@@ -104,6 +113,18 @@ FRACTION_OR_AUTO: Rule = (
     lambda value: value == "auto" or (_number(value) and 0 <= value <= 1),
     "between 0 and 1, or auto",
 )
+CLASS_WEIGHTS: Rule = (
+    lambda value: value == "balanced" or (OmegaConf.is_list(value) and all(_number(w) and w > 0 for w in value)),
+    "balanced, or a list of numbers above 0, one for each class",
+)
+OPERATING_POINT: Rule = (
+    lambda value: (
+        0 < value < 1
+        if _number(value)
+        else re.fullmatch(r"youden|(sensitivity|specificity)>=(0?\.\d+|1(\.0*)?)", str(value)) is not None
+    ),
+    "youden, sensitivity>=0.95, specificity>=0.95, or a probability between 0 and 1",
+)
 
 RANGES: dict[str, Rule] = {
     "seed": COUNT,
@@ -123,12 +144,19 @@ RANGES: dict[str, Rule] = {
     "classifier_training.weight_decay": NOT_NEGATIVE,
     "classifier_training.smoothing": BELOW_ONE,
     "classifier_training.validate_every": POSITIVE,
+    "classifier_training.class_weights": CLASS_WEIGHTS,
+    "classifier_training.accumulate": POSITIVE,
+    "classifier_training.schedule": _one_of("cosine", "constant", "step", "plateau"),
+    "classifier_training.freeze": _one_of("backbone"),
+    "classifier_training.unfreeze_at": FRACTION,
     "evaluation.cf_threshold": FRACTION_OR_AUTO,
     "evaluation.tau": FRACTION,
     "evaluation.saliency_threshold": FRACTION,
     "evaluation.sanity_images": POSITIVE,
+    "evaluation.sweep_images": NOT_NEGATIVE,
     "evaluation.panels": NOT_NEGATIVE,
     "evaluation.max_images": POSITIVE,
+    "evaluation.operating_point": OPERATING_POINT,
     "evaluation.threshold_images": POSITIVE,
     "evaluation.batch_size": POSITIVE,
 }

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from cfxai.data.geometry import from_display
 from cfxai.explaining.opening import Opened
+from cfxai.explaining.own_grid import in_file_order
 
 Stack = Shaped[np.ndarray, "depth h w"]
 
@@ -47,12 +47,12 @@ class Explanation:
     @property
     def image(self) -> Float[np.ndarray, "..."]:
         """Native values."""
-        return self._with_channels(self.opened.pixels)
+        return in_file_order(self.opened, self.opened.pixels)
 
     @cached_property
     def counterfactual(self) -> Float[np.ndarray, "..."]:
         """Native values: the image plus the change; where nothing changes, the same to the last bit."""
-        return self._with_channels(self.changed)
+        return in_file_order(self.opened, self.changed)
 
     @cached_property
     def difference(self) -> Float[np.ndarray, "..."]:
@@ -86,20 +86,13 @@ class Explanation:
 
     def as_given(self, stack: Stack) -> Shaped[np.ndarray, "..."]:
         """A map [depth h w] as looked at, in the order and shape of the image's file."""
-        opened = self.opened
-        if opened.plane is None or opened.affine is None:
-            return stack[0]
-        return from_display(stack, opened.affine, opened.plane).reshape(opened.file_shape)
+        return in_file_order(self.opened, stack[None])
 
     def save(self, directory: str | Path, name: str | None = None) -> list[Path]:
         """Writes counterfactual, difference, mask and saliency losslessly, and a panel to look at; see `saving`."""
         from cfxai.explaining.saving import save  # it draws, which takes a second to import
 
         return save(self, Path(directory), name)
-
-    def _with_channels(self, stacks: Float[np.ndarray, "colours depth h w"]) -> Float[np.ndarray, "..."]:
-        channels = [self.as_given(stack) for stack in stacks]
-        return channels[0] if len(channels) == 1 else np.stack(channels, axis=-1)
 
 
 def called(probabilities: Mapping[str, float]) -> str:

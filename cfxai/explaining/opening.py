@@ -57,6 +57,19 @@ class Opened:
     channel: int | None = None
     notes: tuple[str, ...] = ()
 
+    def only(self, number: int) -> "Opened":
+        """With one slice of a volume in slices to be explained; pictures and whole volumes as they are.
+
+        Raises:
+            DataError: a slice that the run does not look at.
+        """
+        if self.plane in (None, "volume"):
+            return self
+        chosen = self.slices == number
+        if not chosen.any():
+            raise DataError(f"{self.name}: slice {number} is none of those that the run looks at (data.slice_range).")
+        return replace(self, images=self.images[chosen], slices=self.slices[chosen])
+
     @classmethod
     def prepared(cls, name: str, image: Float[np.ndarray, "c *spatial"], channel: int | None = None) -> "Opened":
         """An image that is prepared already, in [-1, 1], such as one of the run's own; a picture of its own size."""

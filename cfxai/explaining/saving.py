@@ -16,8 +16,9 @@ from PIL import Image as Pil
 
 from cfxai.data.naming import stem
 from cfxai.explaining.explanation import Explanation, called
+from cfxai.explaining.sweep import Sweep
 from cfxai.run.checkpoint import write_atomically
-from cfxai.viz import HIT, Picture, panel, telling_slice
+from cfxai.viz import HIT, Picture, animation, panel, telling_slice
 
 FULL = 65535
 
@@ -45,6 +46,29 @@ def save(explanation: Explanation, directory: Path, name: str | None = None) -> 
     )
     caption = f"{probabilities}; mask: difference above {explanation.threshold:.3f}"
     panel(paths[-1], [pictures(explanation)], titles=[called(explanation.before)], caption=caption)
+    return paths
+
+
+def save_sweep(sweep: Sweep, directory: Path, name: str | None = None) -> list[Path]:
+    """Writes NAME-sweep.png, the image and each level side by side, and NAME-sweep.gif, there and back; their paths.
+
+    Of a volume, the slice that changes most from the first level to the last.
+    """
+    stem = f"{safe_name(name or sweep.opened.name)}-sweep"
+    number = int(np.abs(sweep.stack(len(sweep.levels) - 1) - sweep.stack(0)).sum((0, 2, 3)).argmax())
+    drawn = [window(sweep.stack(i)[:, number], sweep.opened.limits) for i in range(len(sweep.levels))]
+    titles = [f"severity {level:.3g}" for level in sweep.levels]
+    normal, *others = sweep.before
+    finding = others[0] if len(others) == 1 else f"not {normal}"
+    before, *after = [f"p({finding}) {1 - found[normal]:.3f}" for found in (sweep.before, *sweep.probabilities)]
+    row = {
+        "image": window(sweep.opened.pixels[:, number], sweep.opened.limits),
+        **dict(zip(titles, drawn, strict=True)),
+    }
+    below = {"image": before, **dict(zip(titles, after, strict=True))}
+    paths = [directory / f"{stem}.png", directory / f"{stem}.gif"]
+    panel(paths[0], [row], titles=[called(sweep.before)], below=[below])
+    animation(paths[1], drawn, [f"{title}, {p}" for title, p in zip(titles, after, strict=True)])
     return paths
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from cfxai.config.nearest import hint
 from cfxai.errors import ConfigError
 from cfxai.nn.blocks import CONV, POOL, ResidualBlock, SpaceToDepth
+from cfxai.nn.pretrained import start_from
 from cfxai.nn.weights import load_weights
 from cfxai.protocols import Image, Logits
 
@@ -18,13 +19,15 @@ class ImageClassifier(nn.Module):
 
     A one-logit network z is read as the logits [0, z]. `mean` and `std` are in the network's own units of [0, 1] images
     and travel with the weights. Grey images are repeated to as many channels as `mean` has, which equals summing an RGB
-    stem's weights.
+    stem's weights. A `temperature` divides the logits (Guo et al. 2017, arXiv:1706.04599); it is None until the
+    classifier is calibrated, and then travels with the weights too.
 
     Args:
         network: [b c *spatial] -> [b k] or [b 1].
         mean, std: per channel.
-        weights: a safetensors file written by a run, or the network's own state (safetensors, or a `.pth` that
-            `torch.load(weights_only=True)` accepts); None = as initialised.
+        pretrained: a file with weights to begin its training with; another head is left out, see `start_from`.
+        weights: a trained classifier: a safetensors file written by a run, or the network's own state (safetensors, or
+            a `.pth` that `torch.load(weights_only=True)` accepts); None = as initialised. It wins over `pretrained`.
 
     Raises:
         ConfigError: the weights do not exist or do not fit.
@@ -32,6 +35,7 @@ class ImageClassifier(nn.Module):
 
     mean: Tensor
     std: Tensor
+    temperature: Tensor | None
 
     def __init__(
         self,
@@ -39,19 +43,26 @@ class ImageClassifier(nn.Module):
         *,
         mean: Sequence[float] = (0.5,),
         std: Sequence[float] = (0.5,),
+        pretrained: bool | str | None = None,
         weights: str | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
+        self.register_buffer("temperature", None)
         if weights is not None:
             load_weights(self, weights, inner="network")
+        elif isinstance(pretrained, str):
+            start_from(network, pretrained)
+        elif pretrained:
+            raise ConfigError("classifier.pretrained: this network has no published weights; name a file, or null.")
 
     def forward(self, image: Image) -> Logits:
         shape = (1, -1) + (1,) * (image.ndim - 2)
         logits = self.network(((image + 1) / 2 - self.mean.view(shape)) / self.std.view(shape))
-        return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
+        logits = torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
+        return logits if self.temperature is None else logits / self.temperature
 
 
 class CompactNet(nn.Module):
@@ -85,53 +96,95 @@ def compact(
     classes: int = 2,
     widths: Sequence[int] = (24, 48, 64),
     dims: int = 2,
+    pretrained: bool | str | None = None,
     weights: str | None = None,
 ) -> ImageClassifier:
     """Our own small classifier, for machines without a GPU."""
     half = [0.5] * channels
-    return ImageClassifier(CompactNet(channels, classes, widths, dims), mean=half, std=half, weights=weights)
+    network = CompactNet(channels, classes, widths, dims)
+    return ImageClassifier(network, mean=half, std=half, pretrained=pretrained, weights=weights)
+
+
+def named_classifier(
+    name: str,
+    channels: int = 1,
+    classes: int = 2,
+    pretrained: bool | str | None = None,
+    weights: str | None = None,
+) -> ImageClassifier:
+    """A network by its name alone: `compact`, else torchvision's (for grey or colour images), else timm's.
+
+    Raises:
+        ConfigError: no such network (the nearest is named), or pretrained weights cannot be had.
+    """
+    import timm
+    from torchvision import models
+
+    if name == "compact":
+        return compact(channels, classes, pretrained=pretrained, weights=weights)
+    if channels in (1, 3) and name in models.list_models(models):
+        return torchvision_classifier(name, classes, pretrained, weights)
+    if timm.is_model(name):
+        return timm_classifier(name, channels, classes, pretrained, weights)
+    known = ["compact", *models.list_models(models), *timm.list_models()]
+    raise ConfigError(f"classifier.name: neither torchvision nor timm has a network '{name}'{hint(name, known)}")
 
 
 def timm_classifier(
-    name: str, channels: int = 1, classes: int = 2, pretrained: bool = False, weights: str | None = None
+    name: str,
+    channels: int = 1,
+    classes: int = 2,
+    pretrained: bool | str | None = None,
+    weights: str | None = None,
 ) -> ImageClassifier:
     """Any timm network, e.g. `name=convnext_tiny`; its published mean and std (averaged for grey images).
 
+    Args:
+        pretrained: True fetches published weights once; a file, see `ImageClassifier`.
+
     Raises:
-        ConfigError: no such network (the nearest is named), or pretrained weights cannot be fetched.
+        ConfigError: no such network (the nearest is named), or pretrained weights cannot be had.
     """
     import timm
 
     if not timm.is_model(name):
         raise ConfigError(f"classifier.name: timm has no network '{name}'{hint(name, timm.list_models())}")
+    fetch = pretrained is True and weights is None
     try:
-        network = timm.create_model(
-            name, in_chans=channels, num_classes=classes, pretrained=pretrained and weights is None
-        )
+        network = timm.create_model(name, in_chans=channels, num_classes=classes, pretrained=fetch)
     except OSError as error:
         raise ConfigError(f"classifier.pretrained: {_unreachable(f'timm weights of {name}')}") from error
+    except RuntimeError as error:
+        if not fetch:
+            raise
+        raise ConfigError(f"classifier.pretrained: {' '.join(str(error).split())}") from error
     published: Any = network.pretrained_cfg
     mean, std = published["mean"], published["std"]
     if channels != len(mean):
         mean, std = [sum(mean) / len(mean)] * channels, [sum(std) / len(std)] * channels
-    return ImageClassifier(network, mean=mean, std=std, weights=weights)
+    return ImageClassifier(network, mean=mean, std=std, pretrained=None if fetch else pretrained, weights=weights)
 
 
 def torchvision_classifier(
-    name: str, classes: int = 2, pretrained: bool = False, weights: str | None = None
+    name: str, classes: int = 2, pretrained: bool | str | None = None, weights: str | None = None
 ) -> ImageClassifier:
     """Any torchvision classification network, e.g. `name=resnet18`; grey images are repeated to RGB.
 
+    Args:
+        pretrained: True fetches published weights once; a file, see `ImageClassifier`.
+
     Raises:
-        ConfigError: no such network, or pretrained weights cannot be fetched.
+        ConfigError: no such network, or pretrained weights cannot be had.
     """
     from torchvision import models
 
     if name not in models.list_models(models):
         known = models.list_models(models)
         raise ConfigError(f"classifier.name: torchvision has no network '{name}'{hint(name, known)}")
-    network = models.get_model(name, num_classes=classes)
-    if pretrained and weights is None:
+    one_output = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    network = models.get_model(name, num_classes=classes, **one_output)
+    fetch = pretrained is True and weights is None
+    if fetch:
         try:
             state = models.get_model_weights(name)["DEFAULT"].get_state_dict(progress=True)
         except OSError as error:
@@ -139,11 +192,16 @@ def torchvision_classifier(
         own = network.state_dict()
         network.load_state_dict({k: v for k, v in state.items() if k in own and own[k].shape == v.shape}, strict=False)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return ImageClassifier(network, mean=mean, std=std, weights=weights)
+    return ImageClassifier(network, mean=mean, std=std, pretrained=None if fetch else pretrained, weights=weights)
 
 
 def monai_classifier(
-    name: str, channels: int = 1, classes: int = 2, dims: int = 2, weights: str | None = None
+    name: str,
+    channels: int = 1,
+    classes: int = 2,
+    dims: int = 2,
+    pretrained: bool | str | None = None,
+    weights: str | None = None,
 ) -> ImageClassifier:
     """A MONAI network for images or volumes: densenet121, densenet169, resnet10, resnet18, resnet34 or resnet50.
 
@@ -167,8 +225,8 @@ def monai_classifier(
     else:
         raise ConfigError(f"classifier.name: choose one of {', '.join([*densenets, *resnets])}, not '{name}'.")
     half = [0.5] * channels
-    return ImageClassifier(network, mean=half, std=half, weights=weights)
+    return ImageClassifier(network, mean=half, std=half, pretrained=pretrained, weights=weights)
 
 
 def _unreachable(what: str) -> str:
-    return f"the {what} are neither cached nor reachable; give a local file as classifier.weights, or pretrained=false."
+    return f"the {what} are neither cached nor reachable; name a local file there, or null."

@@ -42,6 +42,22 @@ def penultimate(classifier: nn.Module) -> Callable[[Image], Tensor]:
     return features
 
 
+def last_layer(classifier: nn.Module, image: Image) -> nn.Module:
+    """The linear layer (or 1x1 convolution) that runs last on `image`: the classifier's head.
+
+    Raises:
+        ConfigError: the classifier runs through neither kind of layer.
+    """
+    ran: list[nn.Module] = []
+    with ExitStack() as hooks, frozen(classifier), torch.no_grad():
+        for module in filter(_is_linear, classifier.modules()):
+            hooks.enter_context(module.register_forward_hook(lambda layer, *_: ran.append(layer)))
+        classifier(image)
+    if not ran:
+        raise ConfigError("The classifier has no linear layer that could learn while the rest is frozen.")
+    return ran[-1]
+
+
 def trace(network: nn.Module, image: Image) -> list[tuple[str, torch.Size]]:
     """Name and output shape of every sub-module that returns a tensor, in the order in which they finish."""
     seen: list[tuple[str, torch.Size]] = []

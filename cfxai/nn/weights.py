@@ -10,9 +10,14 @@ from torch import Tensor, nn
 
 from cfxai.errors import ConfigError
 
+CONTAINERS = ("state_dict", "model_state_dict", "model")
+"""Where training scripts keep a network's state in a larger checkpoint."""
+
 
 def load_weights(module: nn.Module, path: str | Path, *, inner: str | None = None) -> None:
     """Loads `path` into `module`, or into its sub-module `inner` when the file holds that network's own names.
+
+    A buffer of the module's that stands empty (None) is filled if the file has it.
 
     Raises:
         ConfigError: no such file, not a safe file, or tensors that do not fit; the first misfits are named.
@@ -21,6 +26,8 @@ def load_weights(module: nn.Module, path: str | Path, *, inner: str | None = Non
     target = module
     if inner is not None and not any(key.startswith(f"{inner}.") for key in state):
         target = module.get_submodule(inner)
+    for name in [key for key in state if "." not in key and getattr(target, key, key) is None]:
+        setattr(target, name, torch.empty_like(state[name]))
     own = target.state_dict()
     wrong = [k for k in own if k not in state] + [k for k in state if k not in own]
     wrong += [k for k in own if k in state and own[k].shape != state[k].shape]
@@ -45,7 +52,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise ConfigError(f"{path}: cannot be read as weights; it is truncated or not a weights file.") from error
     except Exception as error:  # pickle.UnpicklingError lives in a module that we never want to import
         raise ConfigError(f"{path}: holds more than tensors and is not loaded; convert it to safetensors.") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if isinstance(state, dict):
+        state = next((state[key] for key in CONTAINERS if isinstance(state.get(key), dict)), state)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ConfigError(f"{path}: is not a state dictionary of tensors; save `network.state_dict()`.")
     return state

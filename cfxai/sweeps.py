@@ -1,0 +1,253 @@
+"""Does an image become as severe as it was asked to be? Sweeps over the levels of a `Graded` explainer, measured.
+
+After Atad et al. 2024, arXiv:2408.01571, which shows such sweeps; here the size of the lesion is measured in every
+rendered image, since what the explainer's own head reads in it proves nothing about the pixels.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from cfxai.data.dataset import Dataset
+from cfxai.errors import ConfigError
+from cfxai.judging import probabilities
+from cfxai.latents.scores import with_intervals
+from cfxai.protocols import NORMAL, Counterfactual, Graded, Image, Mask
+from cfxai.regions.rank_correlation import Ranked
+from cfxai.run.progress import Track
+from cfxai.selection import spaced
+from cfxai.settings import Settings
+from cfxai.viz import Picture, animation, grey, panel, telling_slice
+
+log = logging.getLogger("cfxai")
+
+MOST_LEVELS = 9
+LESION_FREE, LEVEL_0 = "the true lesion-free image", "the image rendered at level 0"
+"""What rendered images are compared with."""
+
+
+@dataclass(frozen=True)
+class SweptImage:
+    """One image at every level.
+
+    Attributes:
+        name: its id in the split. patient: whose it is.
+        sizes: [n], pixels of lesion that were found in the rendered image; see `lesions`.
+        before: the classifier's probability that the image is abnormal. after: [n], that each rendered image is.
+        picture, pictures: to look at, the image and each rendered one; None and empty for those that are not shown.
+    """
+
+    name: str
+    patient: str
+    sizes: Int[np.ndarray, " n"]
+    before: float
+    after: Float[np.ndarray, " n"]
+    picture: Picture | None
+    pictures: list[Picture]
+
+
+@dataclass(frozen=True)
+class Swept:
+    """All images of a sweep. `levels`: [n], ascending from normal. `reference`: what sizes are differences from."""
+
+    levels: Float[np.ndarray, " n"]
+    reference: str
+    images: list[SweptImage]
+
+    def metrics(self) -> dict[str, Any]:
+        """`rank_correlations`, how many images they are of, and `sweep_reference`.
+
+        The level that is itself the reference is left out: its size is 0 whatever the explainer does.
+        """
+        first = 1 if self.reference == LEVEL_0 else 0
+        sizes = np.stack([image.sizes for image in self.images])[:, first:]
+        found = rank_correlations(self.levels[first:], sizes, [image.patient for image in self.images])
+        return {**found, "sweep_images": len(self.images), "sweep_reference": self.reference}
+
+    def summary(self) -> str:
+        """The metrics in a line."""
+        found = self.metrics()
+        rho, interval = found["sweep_spearman"], found["sweep_spearman_ci"]
+        pooled = "undefined" if rho is None else f"{rho:.3f}"
+        pooled += "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
+        return (
+            f"Spearman's rho of level and lesion size: {pooled}, in each image {found['sweep_spearman_per_image']:.3f}"
+            f" on average ({found['sweep_images']} images)"
+        )
+
+
+def usual_levels(explainer: Graded) -> Float[Tensor, " n"]:
+    """9 levels from normal to the worst; of a few grades, every whole and half one."""
+    worst = float(explainer.levels(2)[-1])
+    of_few_grades = worst.is_integer() and 1 < worst < MOST_LEVELS / 2
+    return explainer.levels(2 * int(worst) + 1 if of_few_grades else MOST_LEVELS)
+
+
+def sweep_abnormal(
+    name: str,
+    explainer: Graded,
+    classifier: nn.Module,
+    dataset: Dataset,
+    abnormal: Sequence[int],
+    device: torch.device,
+    *,
+    threshold: float,
+    settings: Settings,
+    between: Callable[[], None] = lambda: None,
+) -> Swept | None:
+    """`sweep_images` of some of the `abnormal` images, with a progress line; `between` is called now and then.
+
+    None, with a warning, without such images, or if the explainer has no scale after all: its classes have no order.
+    """
+    chosen = spaced(abnormal, settings.sweep_images)
+    if not chosen:
+        log.warning("%s: no sweep over severity, as there are no abnormal images.", name)
+        return None
+    with Track(f"sweeping {name}", len(chosen)) as track:
+
+        def tick(count: int) -> None:
+            track.advance(by=count)
+            between()
+
+        try:
+            return sweep_images(
+                explainer, classifier, dataset, chosen, device,
+                threshold=threshold, batch_size=settings.batch_size, show=spaced(chosen, settings.panels), tick=tick,
+            )  # fmt: skip
+        except ConfigError as error:
+            log.warning("%s: no sweep over severity. %s", name, error)
+            return None
+
+
+def sweep_images(
+    explainer: Graded,
+    classifier: nn.Module,
+    dataset: Dataset,
+    indices: Sequence[int],
+    device: torch.device,
+    *,
+    threshold: float,
+    batch_size: int,
+    show: Sequence[int] = (),
+    tick: Callable[[int], None] = lambda n: None,
+) -> Swept:
+    """Renders each image of `indices` at every usual level and measures its lesion.
+
+    Args:
+        threshold: of a change in [0, 1], from which a pixel belongs to the lesion.
+        batch_size: rendered images at a time.
+        show: those of `indices` whose pictures are kept.
+        tick: called with the number of images done.
+    """
+    levels = usual_levels(explainer).to(device)
+    at_once = max(1, batch_size // len(levels))
+    images: list[SweptImage] = []
+    for start in range(0, len(indices), at_once):
+        chosen = list(indices[start : start + at_once])
+        batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in dataset.batch(chosen).items()}
+        rendered = explainer.sweep(batch["image"], levels)
+        lesion = torch.stack([lesions(one, rendered[0], batch, threshold, dataset.channel) for one in rendered])
+        before = 1 - probabilities(classifier, batch["image"])[:, NORMAL]
+        after = torch.stack([1 - probabilities(classifier, one)[:, NORMAL] for one in rendered])
+        for i, index in enumerate(chosen):
+            drawn = [batch["image"][i], *rendered[:, i]] if index in show else []
+            marked = [batch["mask"][i]] if "mask" in batch else []
+            number = telling_slice(*(mask.cpu().numpy() for mask in (*marked, lesion[-1, i])))
+            pictures = [_picture(one, number, dataset.channel) for one in drawn]
+            images.append(
+                SweptImage(
+                    name=dataset.ids[index],
+                    patient=dataset.groups[index],
+                    sizes=lesion[:, i].flatten(1).sum(1).cpu().numpy(),
+                    before=float(before[i]),
+                    after=after[:, i].cpu().numpy(),
+                    picture=pictures[0] if pictures else None,
+                    pictures=pictures[1:],
+                )
+            )
+        tick(len(chosen))
+    return Swept(levels.cpu().numpy(), LESION_FREE if dataset.healthy is not None else LEVEL_0, images)
+
+
+def lesions(
+    rendered: Image, at_level_0: Image, batch: Mapping[str, Any], threshold: float, channel: int | None = None
+) -> Mask:
+    """Where rendered images show a lesion: a change above `threshold` (of the intensity range), inside the organ if the
+    batch has its mask.
+
+    Change from the true lesion-free image, "healthy", if the batch has it: then the size is the lesion's own, whatever
+    the explainer made of the rest. Else from the image at level 0: then it is that of everything that rises with the
+    level, and a lesion that the explainer cannot remove is not counted.
+    """
+    reference = batch.get("healthy", at_level_0)
+    change = Counterfactual(reference, rendered, batch["label"], channel=channel).difference
+    found = change > threshold
+    return found & batch["organ"] if "organ" in batch else found
+
+
+def rank_correlations(
+    levels: Float[np.ndarray, " n"],
+    sizes: Int[np.ndarray, "images n"],
+    patients: Sequence[str],
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Spearman's rho of level and size.
+
+    `sweep_spearman` is over all pairs, so that images of different sizes at the same level lower it;
+    `sweep_spearman_ci` its 95 % percentile interval over bootstrap samples of patients; None where no size differs.
+    `sweep_spearman_per_image` is the mean of each image's own rho; an image whose size never changes counts as 0.
+    """
+    images, n = sizes.shape
+    order = np.argsort(sizes, axis=None, kind="stable")
+    ranked = Ranked.of(sizes.ravel()[order], np.tile(levels, images)[order])
+    image = np.repeat(np.arange(images), n)[order]
+
+    def rho(times: Float[np.ndarray, "copies pairs"]) -> Float[np.ndarray, " copies"]:
+        return ranked.correlations(np.broadcast_to(ranked.level, times.shape), times)[:, 0]
+
+    pooled = with_intervals({"sweep_spearman": rho}, np.asarray(patients)[image], draws=resamples, seed=seed)
+    own = rho((image == np.arange(images)[:, None]).astype(float))
+    return {**pooled, "sweep_spearman_per_image": float(np.nan_to_num(own).mean())}
+
+
+def write_sweep(directory: Path, swept: Swept) -> None:
+    """`sizes.csv` of all images; of those shown, `overview.png`, and a PNG and a GIF each."""
+    rows = [
+        {"image": image.name, "patient": image.patient, "level": level, "pixels": size, "p_abnormal": p}
+        for image in swept.images
+        for level, size, p in zip(swept.levels, image.sizes, image.after, strict=True)
+    ]
+    directory.mkdir(parents=True)
+    pd.DataFrame(rows).to_csv(directory / "sizes.csv", index=False, float_format="%.6g")
+    names = [f"level {level:.3g}" for level in swept.levels]
+    caption = f"under each: the classifier's p(abnormal), and pixels of lesion (difference from {swept.reference})"
+    strips, below, titles = [], [], []
+    for image in swept.images:
+        if image.picture is None:
+            continue
+        strips.append({"x": image.picture, **dict(zip(names, image.pictures, strict=True))})
+        after = [f"p {p:.2f}" for p in image.after]
+        sized = [f"{p}, {size} px" for p, size in zip(after, image.sizes, strict=True)]
+        below.append({"x": f"p {image.before:.2f}", **dict(zip(names, sized, strict=True))})
+        titles.append(image.patient)
+        file = directory / image.name.replace("/", "-")
+        panel(Path(f"{file}.png"), strips[-1:], titles=titles[-1:], caption=caption, below=below[-1:])
+        captions = [f"{name}, {p}" for name, p in zip(names, after, strict=True)]
+        animation(Path(f"{file}.gif"), image.pictures, captions)
+    if strips:
+        panel(directory / "overview.png", strips, titles=titles, caption=caption, below=below)
+
+
+def _picture(image: Float[Tensor, "c *spatial"], number: int | None, channel: int | None) -> Picture:
+    own = image if channel is None else image[channel : channel + 1]
+    return grey(own.cpu().numpy(), number)
