@@ -1,4 +1,4 @@
-"""The classifier that a run explains: given, taken from the cache, or or trained first.
+"""The classifier that a run explains: given, taken from the cache, or trained first.
 
 The cache holds one artefact per (data, classifier config, training config, seed), so that a sweep over anything else
 trains it once.
@@ -46,28 +46,43 @@ LATER: dict[str, dict[str, Any]] = {
 """Settings that came later, at the values that train what was trained without them: those do not enter the key."""
 
 
-def obtain_classifier(parts: Parts, cfg: DictConfig, run: Run, fabric: Fabric) -> nn.Module:
-    """The frozen classifier, also written to `<run>/weights/classifier.safetensors`."""
-    classifier: nn.Module = parts["classifier"]
-    artefact = run.weights / "classifier.safetensors"
+def obtain_oracle(parts: Parts, cfg: DictConfig, run: Run, fabric: Fabric) -> None:
+    """The classifier that checks flips, written to `<run>/weights/oracle.safetensors`: obtained as the one explained.
+
+    From another seed, so that it is another network even where it is of the same kind.
+    """
+    cfg = cfg.copy()
+    cfg.classifier, cfg.seed = cfg.oracle, oracle_seed(cfg)
+    obtain_classifier(parts, cfg, run, fabric, "oracle")
+
+
+def oracle_seed(cfg: DictConfig) -> int:
+    """Of the oracle's first weights and of its training."""
+    return int(cfg.seed) + 1000
+
+
+def obtain_classifier(parts: Parts, cfg: DictConfig, run: Run, fabric: Fabric, name: str = "classifier") -> nn.Module:
+    """The frozen classifier, also written to `<run>/weights/<name>.safetensors`."""
+    classifier: nn.Module = parts[name]
+    artefact = run.weights / f"{name}.safetensors"
     if not artefact.is_file():
         given = cfg.classifier.get("weights")
         if given is not None:
-            log.info("classifier: %s", given)
+            log.info("%s: %s", name, given)
             write_classifier(artefact, classifier, cfg, {"from": str(given)})
         else:
             cached = Path(cfg.cache) / "classifiers" / f"{classifier_key(cfg, parts['data'])}.safetensors"
             cached.parent.mkdir(parents=True, exist_ok=True)
             with waiting_for(FileLock(cached.with_suffix(".lock")), run):
                 if cached.is_file():
-                    log.info("classifier: taken from the cache, %s", shown(cached))
+                    log.info("%s: taken from the cache, %s", name, shown(cached))
                 else:
-                    trained, facts = train_classifier(classifier, parts["data"], cfg, run.part("classifier"), fabric)
+                    trained, facts = train_classifier(classifier, parts["data"], cfg, run.part(name), fabric)
                     write_classifier(cached, trained, cfg, facts)
             artefact.parent.mkdir(parents=True, exist_ok=True)
             copy_atomically(cached, artefact)
     load_weights(classifier, artefact)
-    log.info("classifier: sha256 %s", digest(classifier)[:16])
+    log.info("%s: sha256 %s", name, digest(classifier)[:16])
     return convolve_fast(fabric.to_device(classifier)).eval().requires_grad_(False)
 
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save as to_bytes
 from torch import nn
 
-from cfxai.classifier import obtain_classifier
+from cfxai.classifier import obtain_classifier, obtain_oracle, oracle_seed
 from cfxai.config.build import Parts, check_targets
 from cfxai.data.batches import Batches
 from cfxai.data.dataset import Data
@@ -58,6 +58,8 @@ def train(cfg: DictConfig, directory: Path) -> float | None:
         write_atomically(directory / "manifest.csv", data.manifest_lock().to_csv(index=False).encode())
         classifier = obtain_classifier(parts, cfg, run, fabric)
         if cfg.method:
+            if cfg.get("oracle"):
+                obtain_oracle(parts, cfg, run, fabric)
             train_method(parts, cfg, run, fabric, classifier)
         metrics = evaluate_parts(parts, cfg, run, settings_of(cfg))
         run.mark("complete")
@@ -68,7 +70,7 @@ def train(cfg: DictConfig, directory: Path) -> float | None:
 def anchored(cfg: DictConfig) -> DictConfig:
     """The config with absolute paths, so that the run can be continued and judged from any directory."""
     cfg = cfg.copy()
-    files = ("data.manifest", "data.intensity.file", "classifier.weights", "classifier.pretrained")
+    files = ("data.manifest", "data.intensity.file", "classifier.weights", "classifier.pretrained", "oracle.weights")
     for key in ("cache", *files, "compression.weights"):
         if isinstance(path := OmegaConf.select(cfg, key), str):
             OmegaConf.update(cfg, key, str(Path(path).absolute()))
@@ -86,9 +88,10 @@ def fabric_of(cfg: DictConfig) -> Fabric:
 def build(cfg: DictConfig) -> Parts:
     """Every component of the run, built before any work is done, so that a mistake in the config costs no time."""
     parts = Parts(cfg)
-    for name in ("classifier", "method"):
-        torch.manual_seed(cfg.seed)  # components are initialised where they are built
-        if cfg[name]:
+    for name in ("classifier", "method", "oracle"):
+        # Components are initialised where they are built.
+        torch.manual_seed(oracle_seed(cfg) if name == "oracle" else cfg.seed)
+        if cfg.get(name):
             parts[name]
     return parts
 
@@ -96,7 +99,7 @@ def build(cfg: DictConfig) -> Parts:
 def check_channels(cfg: DictConfig, data: Data) -> None:
     """Raises ConfigError if a network is made for other images than these."""
     inner = "compression" if cfg.get("compression") else "autoencoder"  # a compression stands before the autoencoder
-    for name in ("classifier", "generator", "discriminator", inner):
+    for name in ("classifier", "oracle", "generator", "discriminator", inner):
         channels = OmegaConf.select(cfg, f"{name}.channels")
         if channels not in (None, data.channels):
             there = data.channels
