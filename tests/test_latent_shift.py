@@ -70,7 +70,7 @@ def test_it_keeps_its_promises() -> None:
 
 @pytest.mark.parametrize("direction", ["covariance", "weight", "published"])
 def test_an_image_goes_where_it_was_asked_to_and_keeps_what_is_of_no_matter(direction: str) -> None:
-    method = shift(direction=direction)
+    method = shift(direction=direction, strongest=1.0)
     told = batch(8, 2)
     image, target = told["image"], 1 - told["label"]
     found = method.generate(image, target)
@@ -94,6 +94,28 @@ def test_the_head_stands_for_the_classifier_or_for_labels() -> None:
         method = LatentShift(UpperIsBright(), ByHand(), space=LatentSpace(2, kind="logistic"), told=told)
         method.fit([odd])
         assert ((method.generate(odd["image"], odd["label"]).extras["grade"] == 1) == expected).all()
+
+
+class Timid(ByHand):
+    """Renders a third of what it is asked for."""
+
+    def render(self, noise: Tensor, z: Tensor, origin: Tensor | None = None) -> Tensor:
+        assert origin is not None
+        return super().render(noise, origin + (z - origin) / 3)
+
+
+def test_a_timid_rendering_is_strengthened_as_far_as_it_must_and_no_further() -> None:
+    told = batch(12, 7)
+    target = 1 - told["label"]
+    for strongest, flips in ((1.0, False), (6.0, True)):
+        method = LatentShift(UpperIsBright(), Timid(), space=LatentSpace(2, kind="logistic"), strongest=strongest)
+        method.fit([batch(40, 0)])
+        found = method.generate(told["image"], target)
+        assert ((UpperIsBright()(found.counterfactual).argmax(1) == target) == flips).all()
+    plain = (method.autoencoder.encode(found.counterfactual) - method.autoencoder.encode(told["image"]))[:, 0].abs()
+    assert (plain < 1.25 * 0.36).all()  # the boundary is 0.3 away, give or take the noise
+    with pytest.raises(ConfigError, match="strongest"):
+        LatentShift(UpperIsBright(), Timid(), space=LatentSpace(2), strongest=0.5)
 
 
 def test_a_sweep_rises_with_the_grade_and_inverts_once() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -20,6 +20,8 @@ from cfxai.nn.weights import digest
 from cfxai.protocols import Counterfactual, Image, Labels, Method
 
 Latent = Float[Tensor, "b z"]
+STRONGER = 1.25
+"""Factor from one strength of a change to the next."""
 Told = Literal["classifier", "label", "grade"]
 
 
@@ -51,9 +53,11 @@ class LatentShift:
         depth: how far into the class to go: 0 = its boundary, 1 = where its training images typically are. Of a
             multinomial head, logits beyond the boundary.
         direction: of the move; see `LatentSpace`.
+        strongest: where the rendered image is not read as the target yet, its change is made stronger step by step, up
+            to so many times; 1 = it stays as it is rendered (published).
 
     Raises:
-        ConfigError: an unknown name, or a negative depth.
+        ConfigError: an unknown name, a negative depth, or a strength below 1.
     """
 
     name = "latent_shift"
@@ -69,14 +73,17 @@ class LatentShift:
         told: str = "classifier",
         depth: float = 1.0,
         direction: str = "covariance",
+        strongest: float = 6.0,
     ) -> None:
         if told not in get_args(Told):
             raise ConfigError(f"method.told: choose one of {', '.join(get_args(Told))}, not '{told}'.")
         if depth < 0:
             raise ConfigError(f"method.depth: must be 0 or more, got {depth}.")
+        if strongest < 1:
+            raise ConfigError(f"method.strongest: must be 1 or more, got {strongest}.")
         self.classifier = classifier.eval().requires_grad_(False)
         self.autoencoder, self.space, self.network = autoencoder, space, autoencoder.network
-        self.told, self.depth, self.direction = told, depth, direction
+        self.told, self.depth, self.direction, self.strongest = told, depth, direction, strongest
         self.modules = nn.ModuleDict({**autoencoder.modules, "space": space})
         self.optimizers: Mapping[str, Optimizer] = autoencoder.optimizers
 
@@ -124,6 +131,7 @@ class LatentShift:
             into = self.space.into_class if self.space.head.ordered else self.space.to_class
             moved = into(z, target, self.depth, self.direction)
             rendered = self._rendered(self.autoencoder.encode_stochastic(image, z), moved, z)
+            rendered = self._strengthened(image, rendered, target)
             again = self.autoencoder.encode(rendered)
             extras = {
                 "score": self.space.score(z).squeeze(1),
@@ -133,6 +141,24 @@ class LatentShift:
                 "move": self.space.length(moved - z),
             }
         return Counterfactual(image, rendered, target, extras)
+
+    def _strengthened(self, image: Image, rendered: Image, target: Labels) -> Image:
+        """The weakest x + s (x' - x), s = 1, 1.25, 1.25^2, ..., that is read as the target; if none is, the strongest.
+
+        By the head and, where that stands for the classifier, by the classifier too.
+        """
+        found, strength = rendered, 1.0
+        todo = ~self._reads(found, target)
+        while todo.any() and strength < self.strongest:
+            strength = min(self.strongest, STRONGER * strength)
+            stronger = (image[todo] + strength * (rendered[todo] - image[todo])).clamp(-1, 1)
+            found = found.masked_scatter(_over(todo, image), stronger)
+            todo = todo.masked_scatter(todo, ~self._reads(stronger, target[todo]))
+        return found
+
+    def _reads(self, image: Image, target: Labels) -> Bool[Tensor, " b"]:
+        read = self.space.predicted(self.autoencoder.encode(image)) == target
+        return read & (self.classifier(image).argmax(1) == target) if self.told == "classifier" else read
 
     def sweep(self, image: Image, levels: Float[Tensor, " n"]) -> Float[Tensor, "n b c *spatial"]:
         """The images at several levels of severity: grades of a head that knows more than two; else from 0, where
@@ -169,3 +195,7 @@ class LatentShift:
 
     def _rendered(self, noise: Image, z: Latent, origin: Latent) -> Image:
         return self.autoencoder.render(noise, z, origin).clamp(-1, 1)
+
+
+def _over(images: Bool[Tensor, " b"], like: Image) -> Bool[Tensor, "b *rest"]:
+    return images.view(-1, *[1] * (like.ndim - 1)).expand_as(like)
