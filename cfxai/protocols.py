@@ -180,6 +180,13 @@ class Fitted(Protocol):
 
 
 @runtime_checkable
+class ChecksItself(Protocol):
+    """A method that measures on validation images what only it knows to measure, by name."""
+
+    def checks(self, image: Image) -> dict[str, float]: ...
+
+
+@runtime_checkable
 class Encodes(Protocol):
     """A method that makes a code of each image, always the same one; `network` is what makes it."""
 

@@ -15,7 +15,7 @@ from cfxai.data.dataset import Dataset
 from cfxai.judging import judge, metric_factory
 from cfxai.masks.threshold import Threshold
 from cfxai.methods.steganography import cycle_errors
-from cfxai.protocols import NORMAL, Explainer, Fitted, Result, goes_both_ways
+from cfxai.protocols import NORMAL, ChecksItself, Explainer, Fitted, Result, goes_both_ways
 from cfxai.report import case_row, case_title
 from cfxai.run.directory import Run
 from cfxai.selection import shown_cases, spaced
@@ -67,17 +67,24 @@ class Validation:
             panel(self.run.directory / "samples" / f"step_{done:06d}.png", rows, titles=titles, caption=f"step {done}")
         found = {name: v for name in SHOWN if (v := judged.metrics.get(name)) is not None}
         found["variety"] = variety(judged.shown.values())
-        found |= self.hidden(list(judged.shown))
+        found |= self.own_checks(list(judged.shown))
         self.warn_if_collapsed(done, found)
         log.info("validation at step %d: %s", done, ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
         return {**found, "score": score(found)}
 
-    def hidden(self, indices: list[int]) -> dict[str, float]:
-        """Cycle errors of images that go there and back, as they are, through 256 levels and through a blur."""
-        if not goes_both_ways(self.method) or not indices:
+    def own_checks(self, indices: list[int]) -> dict[str, float]:
+        """What the method checks by itself; and of one that goes both ways, whether it hides the way back.
+
+        These are cycle errors of images that go there and back, as they are, through 256 levels and through a blur.
+        """
+        if not indices:
             return {}
         batch = self.dataset.batch(indices)
         image, label = batch["image"].to(self.device), batch["label"].to(self.device)
+        if isinstance(self.method, ChecksItself):
+            return self.method.checks(image)
+        if not goes_both_ways(self.method):
+            return {}
         other = torch.where(label == NORMAL, NORMAL + 1, NORMAL)
         errors = cycle_errors(self.method, image, label, other)
         return {f"cycle_{name}": float(error.mean()) for name, error in errors.items()}
@@ -116,7 +123,7 @@ def variety(shown: Iterable[Result]) -> float:
 
 SHOWN = (
     "flip_rate", "flip_rate_to_abnormal", "iou", "threshold", "counterfactual_validity", "l1", "normal_changed_area",
-    "pixel_auprc",
+    "pixel_auprc", "reencoded_flip_rate", "head_auroc",
 )  # fmt: skip
 
 

@@ -11,7 +11,17 @@ from cfxai.errors import ConfigError, DataError
 from cfxai.latents.latent_space import LatentSpace
 from cfxai.methods.latent_shift import LatentShift
 from cfxai.metrics.latent import LatentQuality
-from cfxai.protocols import Counterfactual, Explainer, Fitted, Graded, Method, Result, goes_both_ways
+from cfxai.protocols import (
+    ChecksItself,
+    Counterfactual,
+    Encodes,
+    Explainer,
+    Fitted,
+    Graded,
+    Method,
+    Result,
+    goes_both_ways,
+)
 
 
 class ByHand:
@@ -23,6 +33,9 @@ class ByHand:
 
     def losses(self, batch: Mapping[str, Tensor], step: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
         yield "autoencoder", {"denoise": batch["image"].mean()}
+
+    def checks(self, image: Tensor) -> dict[str, float]:
+        return {"reconstruction_error": 0.0}
 
     def encode(self, image: Tensor) -> Tensor:
         return torch.stack([image[:, 0, :4].mean((1, 2)), image[:, 0, 4:].mean((1, 2))], 1)
@@ -62,7 +75,7 @@ def shift(kind: str = "logistic", classes: int = 2, **settings: Any) -> LatentSh
 
 def test_it_keeps_its_promises() -> None:
     method = shift()
-    for promise in (Method, Explainer, Fitted, Graded):
+    for promise in (Method, Explainer, Fitted, Graded, Encodes, ChecksItself):
         assert isinstance(method, promise)
     assert goes_both_ways(method)
     assert set(method.modules) == {"network", "space"}

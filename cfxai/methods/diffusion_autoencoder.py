@@ -200,6 +200,16 @@ class DiffusionAutoencoder:
             return self._batched(lambda x, z: self._left(self.sampling.render(self._denoiser(z), x)), noise, z)
         return self._batched(lambda x, *z: self._left(self.sampling.render(self._guided(*z), x)), noise, z, origin)
 
+    def checks(self, image: Image) -> dict[str, float]:
+        """`reconstruction_error`, mean |x - render(x_T, z)| as a share of the range, and `z_right` and `z_wrong`.
+
+        The last two, of `z_matters`, should be well apart: z then says what the noise does not.
+        """
+        z = self.encode(image)
+        rendered = self.render(self.encode_stochastic(image, z), z)
+        told = {f"z_{name}": value for name, value in self.z_matters(image).items()} if len(image) > 1 else {}
+        return {"reconstruction_error": float((image - rendered).abs().mean()) / 2, **told}
+
     def z_matters(self, image: Image) -> dict[str, float]:
         """Mean |x - x'| over images [b c *spatial], b > 1, with x' rendered from pure noise, the same for both.
 

@@ -32,6 +32,8 @@ class Representation(Method, Protocol):
     network: nn.Module
     """What encodes and renders."""
 
+    def checks(self, image: Image) -> dict[str, float]: ...
+
     def encode(self, image: Image) -> Latent: ...
 
     def encode_stochastic(self, image: Image, z: Latent) -> Image: ...
@@ -103,6 +105,10 @@ class LatentShift:
             labels.append(self._told(batch).cpu())
             groups += batch["group"]
         self.space.fit(torch.cat(z), torch.cat(labels), groups, digest=digest(self.autoencoder.network))
+
+    def checks(self, image: Image) -> dict[str, float]:
+        """The autoencoder's."""
+        return self.autoencoder.checks(image)
 
     def encode(self, image: Image) -> Latent:
         """The autoencoder's z."""
