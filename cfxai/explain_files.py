@@ -15,6 +15,7 @@ from cfxai.data.readers import is_dicom, is_image
 from cfxai.data.reference import Reference
 from cfxai.errors import ConfigError, DataError, NumericsError
 from cfxai.explaining.explanation import Explanation, called
+from cfxai.explaining.opening import Opened
 from cfxai.loaded import LoadedRun
 from cfxai.run.checkpoint import write_atomically
 from cfxai.run.directory import logging_to, shown
@@ -30,21 +31,26 @@ def explain_files(
     *,
     attributors: Sequence[str] = (),
     threshold: float | None = None,
+    sweep: bool = False,
 ) -> list[str]:
     """Explains every image and writes `explanations.csv` and the files of each; an image that fails stops no other.
 
     Args:
         sources: files, and folders, which are searched; a folder with the slices of a DICOM series is one image.
+        sweep: whether to show each image at every severity, too; of a volume in slices, the one that changes most.
         out: a folder that is new or empty; None = `explanations`, `explanations-1` … in the run's directory.
 
     Returns:
         Why images could not be explained, a sentence each.
 
     Raises:
-        ConfigError: `out` holds something, there is no such attributor, or the run has no method.
+        ConfigError: `out` holds something, there is no such attributor, or the run has no method, or for a sweep none
+            with a scale of severity.
         DataError: there is no image at all, or nothing can be written.
     """
     run.require_method()
+    if sweep:
+        run.require_graded()
     files, problems = _images(sources)
     if not files:
         raise DataError(" ".join(problems) or "There are no images to explain.")
@@ -58,6 +64,8 @@ def explain_files(
             try:
                 explanation = run.explain(file, threshold=threshold, attributors=maps)
                 explanation.save(out, name)
+                if sweep:
+                    run.sweep(_telling(explanation)).save(out, name)
                 rows.append(_row(file, explanation))
             except (DataError, NumericsError) as error:
                 problems.append(str(error))
@@ -108,6 +116,13 @@ def _is_series(files: Sequence[Path]) -> bool:
     except DataError:
         return False
     return first is not None and first == last
+
+
+def _telling(explanation: Explanation) -> Opened:
+    """The image, or of a volume in slices the one that the counterfactual changes most."""
+    looked_at = explanation.opened.slices
+    change = explanation.difference_stack.sum((1, 2))[looked_at]
+    return explanation.opened.only(int(looked_at[change.argmax()]))
 
 
 def _row(file: Path, explanation: Explanation) -> dict[str, Any]:

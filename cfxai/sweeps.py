@@ -40,13 +40,14 @@ class SweptImage:
 
     Attributes:
         name: its id in the split. patient: whose it is.
-        sizes: [n], pixels of lesion that were found in the rendered image; see `lesions`.
+        size: pixels of lesion that were found in the image itself; see `lesions`. sizes: [n], in each rendered one.
         before: the classifier's probability that the image is abnormal. after: [n], that each rendered image is.
         picture, pictures: to look at, the image and each rendered one; None and empty for those that are not shown.
     """
 
     name: str
     patient: str
+    size: int
     sizes: Int[np.ndarray, " n"]
     before: float
     after: Float[np.ndarray, " n"]
@@ -56,10 +57,16 @@ class SweptImage:
 
 @dataclass(frozen=True)
 class Swept:
-    """All images of a sweep. `levels`: [n], ascending from normal. `reference`: what sizes are differences from."""
+    """All images of a sweep.
+
+    Attributes:
+        levels: [n], ascending from normal.
+        reference: what sizes are differences from. threshold: above which a difference counts.
+    """
 
     levels: Float[np.ndarray, " n"]
     reference: str
+    threshold: float
     images: list[SweptImage]
 
     def metrics(self) -> dict[str, Any]:
@@ -78,10 +85,7 @@ class Swept:
         rho, interval = found["sweep_spearman"], found["sweep_spearman_ci"]
         pooled = "undefined" if rho is None else f"{rho:.3f}"
         pooled += "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
-        return (
-            f"Spearman's rho of level and lesion size: {pooled}, in each image {found['sweep_spearman_per_image']:.3f}"
-            f" on average ({found['sweep_images']} images)"
-        )
+        return f"level and lesion size: Spearman {pooled}, per image {found['sweep_spearman_per_image']:.3f}"
 
 
 def usual_levels(explainer: Graded) -> Float[Tensor, " n"]:
@@ -154,19 +158,23 @@ def sweep_images(
         chosen = list(indices[start : start + at_once])
         batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in dataset.batch(chosen).items()}
         rendered = explainer.sweep(batch["image"], levels)
-        lesion = torch.stack([lesions(one, rendered[0], batch, threshold, dataset.channel) for one in rendered])
+        own, *lesion = (
+            lesions(one, rendered[0], batch, threshold, dataset.channel) for one in (batch["image"], *rendered)
+        )
+        sizes = torch.stack([one.flatten(1).sum(1) for one in lesion]).cpu().numpy()
         before = 1 - probabilities(classifier, batch["image"])[:, NORMAL]
         after = torch.stack([1 - probabilities(classifier, one)[:, NORMAL] for one in rendered])
         for i, index in enumerate(chosen):
             drawn = [batch["image"][i], *rendered[:, i]] if index in show else []
             marked = [batch["mask"][i]] if "mask" in batch else []
-            number = telling_slice(*(mask.cpu().numpy() for mask in (*marked, lesion[-1, i])))
+            number = telling_slice(*(mask.cpu().numpy() for mask in (*marked, lesion[-1][i])))
             pictures = [_picture(one, number, dataset.channel) for one in drawn]
             images.append(
                 SweptImage(
                     name=dataset.ids[index],
                     patient=dataset.groups[index],
-                    sizes=lesion[:, i].flatten(1).sum(1).cpu().numpy(),
+                    size=int(own[i].sum()),
+                    sizes=sizes[:, i],
                     before=float(before[i]),
                     after=after[:, i].cpu().numpy(),
                     picture=pictures[0] if pictures else None,
@@ -174,7 +182,8 @@ def sweep_images(
                 )
             )
         tick(len(chosen))
-    return Swept(levels.cpu().numpy(), LESION_FREE if dataset.healthy is not None else LEVEL_0, images)
+    reference = LESION_FREE if dataset.healthy is not None else LEVEL_0
+    return Swept(levels.cpu().numpy(), reference, threshold, images)
 
 
 def lesions(
@@ -209,7 +218,7 @@ def rank_correlations(
     """
     images, n = sizes.shape
     order = np.argsort(sizes, axis=None, kind="stable")
-    ranked = Ranked.of(sizes.ravel()[order], np.tile(levels, images)[order])
+    ranked = Ranked.of(sizes.ravel()[order].astype(float), np.tile(levels, images)[order])
     image = np.repeat(np.arange(images), n)[order]
 
     def rho(times: Float[np.ndarray, "copies pairs"]) -> Float[np.ndarray, " copies"]:
@@ -230,7 +239,10 @@ def write_sweep(directory: Path, swept: Swept) -> None:
     directory.mkdir(parents=True)
     pd.DataFrame(rows).to_csv(directory / "sizes.csv", index=False, float_format="%.6g")
     names = [f"level {level:.3g}" for level in swept.levels]
-    caption = f"under each: the classifier's p(abnormal), and pixels of lesion (difference from {swept.reference})"
+    caption = (
+        "under each: the classifier's p(abnormal), and pixels of lesion,"
+        f" whose difference from {swept.reference} is above {swept.threshold:.3f}"
+    )
     strips, below, titles = [], [], []
     for image in swept.images:
         if image.picture is None:
@@ -238,7 +250,7 @@ def write_sweep(directory: Path, swept: Swept) -> None:
         strips.append({"x": image.picture, **dict(zip(names, image.pictures, strict=True))})
         after = [f"p {p:.2f}" for p in image.after]
         sized = [f"{p}, {size} px" for p, size in zip(after, image.sizes, strict=True)]
-        below.append({"x": f"p {image.before:.2f}", **dict(zip(names, sized, strict=True))})
+        below.append({"x": f"p {image.before:.2f}, {image.size} px", **dict(zip(names, sized, strict=True))})
         titles.append(image.patient)
         file = directory / image.name.replace("/", "-")
         panel(Path(f"{file}.png"), strips[-1:], titles=titles[-1:], caption=caption, below=below[-1:])

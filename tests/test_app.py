@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
+import gradio as gr
 import httpx
 import numpy as np
 import pandas as pd
@@ -18,8 +19,9 @@ from PIL import Image as Pil
 from scipy.stats import norm
 from sklearn.metrics import cohen_kappa_score
 from test_explaining import spot, write_dicom
-from untrained_run import legible, untrained_run
+from untrained_run import Dim, Gradual, legible, untrained_run
 
+from cfxai.app.counterfactual_tab import CounterfactualTab
 from cfxai.app.examples import examples_of
 from cfxai.app.page import build_page
 from cfxai.app.reader_study import MADE, REAL, ReaderStudy, Trial, kappa
@@ -37,7 +39,7 @@ SECRETS = ("Musterfrau", "SECRET", "ACC-0815", "19700101")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> LoadedRun:
-    return legible(untrained_run(tmp_path_factory.mktemp("app")))
+    return legible(untrained_run(tmp_path_factory.mktemp("app")), Gradual)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,38 @@ def test_an_example_a_map_and_the_download(page: Chromium) -> None:
     page.click("document.querySelector('#save')")
     link = page.wait("document.querySelector('#results a')?.href")
     assert httpx.get(link).content[:2] == b"PK"
+
+
+@browser
+def test_a_slider_shows_the_image_at_any_severity(page: Chromium, run: LoadedRun, tmp_path: Path) -> None:
+    pixels = np.full((64, 64), -120)
+    pixels[20:30, 20:30] = 200  # +0.8 of the window
+    page.upload("#upload input[type=file]", write_dicom(tmp_path / "slice.dcm", pixels, spacing=3.0))
+    page.wait("document.querySelector('#severity input[type=range]')?.value == 0.75")  # the nearest of nine levels
+    assert "the image is at 0.80" in page.text()
+    assert not page.evaluate("document.querySelector('#at-severity')")
+    method: Any = run.method
+    before, shown = method.sweeps, ""
+    for level, called, probability in ((0.875, "abnormal", "95%"), (0.25, "normal", "88%")):
+        page.type("#severity input[type=range]", level)
+        said = "document.querySelector('#at-severity-label')?.innerText"
+        page.wait(f"{said}?.includes('{probability}') && {said}.includes('{called}')")
+        there = "document.querySelector('#at-severity img')?.src"
+        shown = page.wait(f"{there} !== {json.dumps(shown)} && {there}")
+    assert method.sweeps == before + 1, "rendered once for all levels"
+    page.click("document.querySelectorAll('#examples button')[0]")
+    page.wait("!document.querySelector('#at-severity')")
+
+
+def test_without_a_scale_of_severity_there_is_no_slider(run: LoadedRun) -> None:
+    opened = run.open(np.full((32, 32), 100.0))
+    for method, visible in ((Gradual, True), (Dim, False)):
+        with gr.Blocks():
+            tab = CounterfactualTab(legible(run.run.directory, method))
+        values = tab.explain(opened, 0.25, 0.7, "none")
+        slider = next(i for i, part in enumerate(tab.outputs) if part.elem_id == "severity")
+        assert not tab.outputs[slider].visible
+        assert values[slider]["visible"] is visible
 
 
 @browser

@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from small_run import COIN, KIDNEY, TINY
-from torch import nn
+from torch import Tensor, nn
 
 from cfxai.config.build import Parts
 from cfxai.config.compose import compose
@@ -70,6 +70,23 @@ class Both(Dim):
         brighter = image.clone()
         brighter[..., :4, :4] = 1.0
         return Counterfactual(image, brighter, target)
+
+
+class Gradual(Dim):
+    """Also shows an image at any severity from 0 to 1: what is above 0 becomes it. Counts how often it was asked to."""
+
+    def __init__(self) -> None:
+        self.modules, self.sweeps = nn.ModuleDict(), 0
+
+    def levels(self, count: int) -> Tensor:
+        return torch.linspace(0, 1, count)
+
+    def severity(self, image: Image) -> Tensor:
+        return image.flatten(1).amax(1).clamp(min=0)
+
+    def sweep(self, image: Image, levels: Tensor) -> Tensor:
+        self.sweeps += 1
+        return torch.stack([torch.where(image > 0, level, image) for level in levels])
 
 
 def legible(directory: Path, method: type[Dim] = Dim) -> LoadedRun:

@@ -11,6 +11,7 @@ from PIL import Image as Pil
 
 from cfxai.app.messages import in_a_sentence
 from cfxai.app.pictures import outlined, overlay, picture
+from cfxai.app.severity_slider import SeveritySlider
 from cfxai.config.catalogue import options
 from cfxai.explaining.explanation import Explanation, called
 from cfxai.explaining.opening import Opened
@@ -57,12 +58,14 @@ class CounterfactualTab:
             opacity = gr.Slider(0, 1, 0.7, step=0.05, label="Opacity of the maps", elem_id="opacity")
             name = gr.Dropdown([NO_MAP, *options("attribution")], value=NO_MAP, label="Saliency beside it",
                                elem_id="attributor")  # fmt: skip
+        self.severity = SeveritySlider(run, found, number)
         with gr.Row():
             save = gr.Button("Make a zip of the results", interactive=False, elem_id="save")
             file = gr.File(label="Results", visible=False, interactive=False, elem_id="results")
 
         self.inputs = [threshold, opacity, name]
         self.outputs = [found, before, after, verdict, number, slider, difference, saliency, save, file]
+        self.outputs += self.severity.outputs
         drawn = [verdict, slider, difference, saliency]
         settings = [found, number, threshold, opacity]
         gr.on([threshold.input, opacity.input, number.input], self._draw, settings, drawn, **LIVE)
@@ -85,7 +88,7 @@ class CounterfactualTab:
         labels = [dict(explanation.before), dict(explanation.after)]
         return [
             explanation, *labels, verdict, slider, *pictures, gr.update(interactive=True),
-            gr.update(value=None, visible=False),
+            gr.update(value=None, visible=False), *self.severity.begin(opened),
         ]  # fmt: skip
 
     def _draw(self, found: Explanation | None, number: float, threshold: float, opacity: float) -> list[Any]:

@@ -37,6 +37,7 @@ def explain_command(argv: list[str]) -> int:
         arguments.out,
         attributors=arguments.attributors,
         threshold=arguments.cf_threshold,
+        sweep=arguments.sweep,
     )
     return DataError.exit_code if problems else 0
 
@@ -47,6 +48,7 @@ def _arguments(argv: list[str]) -> Namespace:
     parser.add_argument("-o", "--out", type=Path)
     parser.add_argument("-at", "--attributors", nargs="+", metavar="NAME", default=[])
     parser.add_argument("-cft", "--cf-threshold", type=float)
+    parser.add_argument("--sweep", action="store_true")
     arguments = parser.read(argv)
     if arguments.cf_threshold is not None and not 0 <= arguments.cf_threshold <= 1:
         raise ConfigError(f"-cft {arguments.cf_threshold}: must be between 0 and 1")

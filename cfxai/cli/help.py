@@ -118,6 +118,8 @@ flags (default in brackets):
   -o, --out DIR                    a new or empty folder [RUN/explanations, then explanations-1 …]
   -at, --attributors NAME … | all  saliency maps to write beside the counterfactual [none]
   -cft, --cf-threshold T           mask = |x - x_cf| > T, T in [0, 1] [that of the run's evaluation, or 0.25]
+  --sweep                          also NAME-sweep.png and .gif: the image at every severity, if the method has a scale
+                                   of it (method=latent_shift); of a volume in slices, the one that changes most
   -h, --help                       this text"""
 
 
