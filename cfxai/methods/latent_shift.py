@@ -137,7 +137,7 @@ class LatentShift:
             into = self.space.into_class if self.space.head.ordered else self.space.to_class
             moved = into(z, target, self.depth, self.direction)
             rendered = self._rendered(self.autoencoder.encode_stochastic(image, z), moved, z)
-            rendered = self._strengthened(image, rendered, target)
+            rendered = _amplified(image, rendered, self._strength(image, rendered, target))
             again = self.autoencoder.encode(rendered)
             extras = {
                 "score": self.space.score(z).squeeze(1),
@@ -148,19 +148,18 @@ class LatentShift:
             }
         return Counterfactual(image, rendered, target, extras)
 
-    def _strengthened(self, image: Image, rendered: Image, target: Labels) -> Image:
-        """The weakest x + s (x' - x), s = 1, 1.25, 1.25^2, ..., that is read as the target; if none is, the strongest.
+    def _strength(self, image: Image, rendered: Image, target: Labels) -> Float[Tensor, " b"]:
+        """The least s = 1, 1.25, 1.25^2, ... at which x + s (x' - x) is read as the target; if none is, `strongest`.
 
         By the head and, where that stands for the classifier, by the classifier too.
         """
-        found, strength = rendered, 1.0
-        todo = ~self._reads(found, target)
-        while todo.any() and strength < self.strongest:
-            strength = min(self.strongest, STRONGER * strength)
-            stronger = (image[todo] + strength * (rendered[todo] - image[todo])).clamp(-1, 1)
-            found = found.masked_scatter(_over(todo, image), stronger)
+        strength = torch.ones(len(image), device=image.device)
+        todo = ~self._reads(rendered, target)
+        while todo.any() and strength.max() < self.strongest:
+            strength[todo] = (STRONGER * strength[todo]).clamp_max(self.strongest)
+            stronger = _amplified(image[todo], rendered[todo], strength[todo])
             todo = todo.masked_scatter(todo, ~self._reads(stronger, target[todo]))
-        return found
+        return strength
 
     def _reads(self, image: Image, target: Labels) -> Bool[Tensor, " b"]:
         read = self.space.predicted(self.autoencoder.encode(image)) == target
@@ -170,7 +169,7 @@ class LatentShift:
         """The images at several levels of severity: grades of a head that knows more than two; else from 0, where
         normal training images typically are, to 1, where abnormal ones are.
 
-        Each image is inverted once, and rendered for each level.
+        Each image is inverted once and rendered for each level, all changes with the strength that makes it normal.
 
         Raises:
             ConfigError: a grade that is outside the trained range, or a head of classes without order.
@@ -178,7 +177,10 @@ class LatentShift:
         with torch.no_grad():
             z = self.autoencoder.encode(image)
             noise = self.autoencoder.encode_stochastic(image, z)
-            return torch.stack([self._rendered(noise, self._at(z, float(level)), z) for level in levels])
+            normal = torch.zeros(len(z), dtype=torch.long, device=z.device)
+            strength = self._strength(image, self._rendered(noise, self._at(z, 0.0), z), normal)
+            rendered = [self._rendered(noise, self._at(z, float(level)), z) for level in levels]
+            return torch.stack([_amplified(image, changed, strength) for changed in rendered])
 
     def levels(self, count: int) -> Float[Tensor, " n"]:
         """`count` levels for `sweep`, evenly spaced from normal to the worst."""
@@ -203,5 +205,6 @@ class LatentShift:
         return self.autoencoder.render(noise, z, origin).clamp(-1, 1)
 
 
-def _over(images: Bool[Tensor, " b"], like: Image) -> Bool[Tensor, "b *rest"]:
-    return images.view(-1, *[1] * (like.ndim - 1)).expand_as(like)
+def _amplified(image: Image, rendered: Image, strength: Float[Tensor, " b"]) -> Image:
+    """x + s (x' - x)."""
+    return (image + strength.view(-1, *[1] * (image.ndim - 1)) * (rendered - image)).clamp(-1, 1)
