@@ -190,7 +190,7 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
         if isinstance(explainer, Graded) and settings.sweep_images:
             swept = sweep_abnormal(
                 name, explainer, classifier, dataset, abnormal, device,
-                threshold=found["threshold"], settings=settings, between=run.stop_if_requested,
+                settings=settings, between=run.stop_if_requested,
             )  # fmt: skip
             found |= swept.metrics() if swept else {}
     if subjects and not metrics["explainers"]:

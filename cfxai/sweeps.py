@@ -30,6 +30,8 @@ from cfxai.viz import Picture, animation, grey, panel, telling_slice
 log = logging.getLogger("cfxai")
 
 MOST_LEVELS = 9
+VISIBLE = 0.1
+"""Share of the intensity range from which a difference counts as lesion."""
 LESION_FREE, LEVEL_0 = "the true lesion-free image", "the image rendered at level 0"
 """What rendered images are compared with."""
 
@@ -61,12 +63,11 @@ class Swept:
 
     Attributes:
         levels: [n], ascending from normal.
-        reference: what sizes are differences from. threshold: above which a difference counts.
+        reference: what sizes are differences from, where these are above `VISIBLE`.
     """
 
     levels: Float[np.ndarray, " n"]
     reference: str
-    threshold: float
     images: list[SweptImage]
 
     def metrics(self) -> dict[str, Any]:
@@ -103,7 +104,6 @@ def sweep_abnormal(
     abnormal: Sequence[int],
     device: torch.device,
     *,
-    threshold: float,
     settings: Settings,
     between: Callable[[], None] = lambda: None,
 ) -> Swept | None:
@@ -124,7 +124,7 @@ def sweep_abnormal(
         try:
             return sweep_images(
                 explainer, classifier, dataset, chosen, device,
-                threshold=threshold, batch_size=settings.batch_size, show=spaced(chosen, settings.panels), tick=tick,
+                batch_size=settings.batch_size, show=spaced(chosen, settings.panels), tick=tick,
             )  # fmt: skip
         except ConfigError as error:
             log.warning("%s: no sweep over severity. %s", name, error)
@@ -138,7 +138,6 @@ def sweep_images(
     indices: Sequence[int],
     device: torch.device,
     *,
-    threshold: float,
     batch_size: int,
     show: Sequence[int] = (),
     tick: Callable[[int], None] = lambda n: None,
@@ -146,7 +145,6 @@ def sweep_images(
     """Renders each image of `indices` at every usual level and measures its lesion.
 
     Args:
-        threshold: of a change in [0, 1], from which a pixel belongs to the lesion.
         batch_size: rendered images at a time.
         show: those of `indices` whose pictures are kept.
         tick: called with the number of images done.
@@ -158,9 +156,7 @@ def sweep_images(
         chosen = list(indices[start : start + at_once])
         batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in dataset.batch(chosen).items()}
         rendered = explainer.sweep(batch["image"], levels)
-        own, *lesion = (
-            lesions(one, rendered[0], batch, threshold, dataset.channel) for one in (batch["image"], *rendered)
-        )
+        own, *lesion = (lesions(one, rendered[0], batch, dataset.channel) for one in (batch["image"], *rendered))
         sizes = torch.stack([one.flatten(1).sum(1) for one in lesion]).cpu().numpy()
         before = 1 - probabilities(classifier, batch["image"])[:, NORMAL]
         after = torch.stack([1 - probabilities(classifier, one)[:, NORMAL] for one in rendered])
@@ -183,13 +179,11 @@ def sweep_images(
             )
         tick(len(chosen))
     reference = LESION_FREE if dataset.healthy is not None else LEVEL_0
-    return Swept(levels.cpu().numpy(), reference, threshold, images)
+    return Swept(levels.cpu().numpy(), reference, images)
 
 
-def lesions(
-    rendered: Image, at_level_0: Image, batch: Mapping[str, Any], threshold: float, channel: int | None = None
-) -> Mask:
-    """Where rendered images show a lesion: a change above `threshold` (of the intensity range), inside the organ if the
+def lesions(rendered: Image, at_level_0: Image, batch: Mapping[str, Any], channel: int | None = None) -> Mask:
+    """Where rendered images show a lesion: a change above `VISIBLE`, inside the organ if the
     batch has its mask.
 
     Change from the true lesion-free image, "healthy", if the batch has it: then the size is the lesion's own, whatever
@@ -198,7 +192,7 @@ def lesions(
     """
     reference = batch.get("healthy", at_level_0)
     change = Counterfactual(reference, rendered, batch["label"], channel=channel).difference
-    found = change > threshold
+    found = change > VISIBLE
     return found & batch["organ"] if "organ" in batch else found
 
 
@@ -241,7 +235,7 @@ def write_sweep(directory: Path, swept: Swept) -> None:
     names = [f"level {level:.3g}" for level in swept.levels]
     caption = (
         "under each: the classifier's p(abnormal), and pixels of lesion,"
-        f" whose difference from {swept.reference} is above {swept.threshold:.3f}"
+        f" whose difference from {swept.reference} is above {VISIBLE}"
     )
     strips, below, titles = [], [], []
     for image in swept.images:

@@ -91,7 +91,7 @@ def dataset(n: int = 6, *, healthy: bool = True, depth: int = 0, organs: bool = 
 def swept(explainer: Any, data: Dataset, **asked: Any) -> Swept:
     found = sweep_abnormal(
         "toy", explainer, Bright(), data, range(len(data)), CPU,
-        threshold=0.2, settings=Settings(**asked),
+        settings=Settings(**asked),
     )  # fmt: skip
     assert found is not None
     return found
@@ -158,7 +158,7 @@ def test_grades_are_swept_whole_and_half() -> None:
 def test_a_method_without_a_scale_after_all_and_a_split_without_abnormal_images(caplog: Any) -> None:
     for explainer, indices, said in ((NoOrder(), [0], "no grade"), (Growing(), [], "no abnormal images")):
         found = sweep_abnormal(
-            "toy", explainer, Bright(), dataset(), indices, CPU, threshold=0.2, settings=Settings()
+            "toy", explainer, Bright(), dataset(), indices, CPU, settings=Settings()
         )  # fmt: skip
         assert found is None
         assert said in caplog.text

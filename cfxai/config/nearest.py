@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-def hint(word: str, options: Iterable[str], listed: int = 12) -> str:
+def hint(word: str, options: Iterable[str], listed: int = 24) -> str:
     """Return '; did you mean X?', else '; choose from A, B, C' when at most `listed` options exist, else ''."""
     names = sorted(set(options))
     close = get_close_matches(word, names, n=1, cutoff=0.6)
