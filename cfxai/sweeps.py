@@ -20,7 +20,7 @@ from cfxai.data.dataset import Dataset
 from cfxai.errors import ConfigError
 from cfxai.judging import probabilities
 from cfxai.latents.scores import with_intervals
-from cfxai.protocols import NORMAL, Counterfactual, Graded, Image, Mask
+from cfxai.protocols import NORMAL, Graded, Image, Mask
 from cfxai.regions.rank_correlation import Ranked
 from cfxai.run.progress import Track
 from cfxai.selection import spaced
@@ -186,12 +186,18 @@ def lesions(rendered: Image, at_level_0: Image, batch: Mapping[str, Any], channe
     """Where rendered images show a lesion: a change above `VISIBLE`, inside the organ if the
     batch has its mask.
 
-    Change from the true lesion-free image, "healthy", if the batch has it: then the size is the lesion's own, whatever
-    the explainer made of the rest. Else from the image at level 0: then it is that of everything that rises with the
-    level, and a lesion that the explainer cannot remove is not counted.
+    Change from the true lesion-free image, "healthy", if the batch has it, and in the direction of the image's own
+    lesion, darker or brighter: tissue that was made more normal than it was is no lesion. Else from the image at level
+    0: then it is that of everything that rises with the level, and a lesion that the explainer cannot remove is not
+    counted.
     """
-    reference = batch.get("healthy", at_level_0)
-    change = Counterfactual(reference, rendered, batch["label"], channel=channel).difference
+    if "healthy" in batch:
+        reference = batch["healthy"]
+        darker = (batch["image"] - reference).flatten(1).sum(1) < 0
+        signed = (rendered - reference) * torch.where(darker, -1.0, 1.0).view(-1, *[1] * (rendered.ndim - 1))
+    else:
+        signed = (rendered - at_level_0).abs()
+    change = (signed.mean(1) if channel is None else signed[:, channel]) / 2
     found = change > VISIBLE
     return found & batch["organ"] if "organ" in batch else found
 

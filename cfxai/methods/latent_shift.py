@@ -169,7 +169,7 @@ class LatentShift:
         """The images at several levels of severity: grades of a head that knows more than two; else from 0, where
         normal training images typically are, to 1, where abnormal ones are.
 
-        Each image is inverted once and rendered for each level, all changes with the strength that makes it normal.
+        Each image is inverted once, and rendered for each level as it comes: made stronger, sweeps overshoot.
 
         Raises:
             ConfigError: a grade that is outside the trained range, or a head of classes without order.
@@ -177,10 +177,7 @@ class LatentShift:
         with torch.no_grad():
             z = self.autoencoder.encode(image)
             noise = self.autoencoder.encode_stochastic(image, z)
-            normal = torch.zeros(len(z), dtype=torch.long, device=z.device)
-            strength = self._strength(image, self._rendered(noise, self._at(z, 0.0), z), normal)
-            rendered = [self._rendered(noise, self._at(z, float(level)), z) for level in levels]
-            return torch.stack([_amplified(image, changed, strength) for changed in rendered])
+            return torch.stack([self._rendered(noise, self._at(z, float(level)), z) for level in levels])
 
     def levels(self, count: int) -> Float[Tensor, " n"]:
         """`count` levels for `sweep`, evenly spaced from normal to the worst."""
