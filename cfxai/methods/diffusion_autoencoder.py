@@ -139,7 +139,7 @@ class DiffusionAutoencoder:
         if loss.head:
             self.modules["head"] = nn.Linear(autoencoder.latent, classes)
             trained += self.modules["head"].parameters()
-        optimizer = AdamW(trained, learning_rate, (betas[0], betas[1]), weight_decay=weight_decay)
+        optimizer = AdamW(trained, learning_rate, (betas[0], betas[1]), weight_decay=weight_decay, fused=True)
         if clip is not None:
             optimizer.register_step_pre_hook(partial(_clip, trained, clip))
         self.optimizers: dict[str, Optimizer] = {"autoencoder": optimizer}

@@ -33,6 +33,9 @@ class Autoencoder(nn.Module):
         ConfigError: sizes that make no network; later, images of other channels or dimensions.
     """
 
+    standard_layout = True
+    """Of its weights in memory: its normalisations work on that, and channels-last trains up to a fifth slower."""
+
     def __init__(
         self,
         channels: int = 1,

@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cfxai.nn.blocks import CONV, POOL
+from cfxai.nn.dropout import Dropout
+from cfxai.nn.resampled_conv import combines, grown_kernel
 
 Resample = Literal["same", "down", "up"]
 Features = Float[Tensor, "b c *spatial"]
@@ -20,12 +22,17 @@ class _Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, dims: int, groups: int, resample: Resample) -> None:
         super().__init__()
         self.norm = group_norm(inputs, groups)
-        self.resample = resampling(resample, dims)
+        self.resample, self.grows = resampling(resample, dims), resample == "up" and dims == 2
         self.conv = CONV[dims](inputs, outputs, 3, padding=1)
         self.shortcut = nn.Identity() if inputs == outputs else CONV[dims](inputs, outputs, 1)
 
     def branches(self, x: Features) -> tuple[Resampled, Resampled]:
-        return self.shortcut(self.resample(x)), self.conv(self.resample(F.silu(self.norm(x))))
+        return self.shortcut(self.resample(x)), self._convolved(F.silu(self.norm(x)))
+
+    def _convolved(self, x: Features) -> Resampled:
+        if self.grows and combines(x):
+            return F.conv_transpose2d(x, grown_kernel(self.conv.weight), self.conv.bias, stride=2, padding=1)
+        return self.conv(self.resample(x))
 
 
 class PlainBlock(_Block):
@@ -75,15 +82,16 @@ class ModulatedBlock(_Block):
         self.from_time = nn.Linear(embedding, 2 * outputs)
         self.from_z = nn.Linear(latent, outputs)
         self.second_norm = group_norm(outputs, groups)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.second_conv = zeroed(CONV[dims](outputs, outputs, 3, padding=1))
 
     def forward(self, x: Features, time: Float[Tensor, "b e"], z: Float[Tensor, "b z"]) -> Resampled:
         shortcut, h = self.branches(x)
-        shape = (len(x), -1) + (1,) * (h.ndim - 2)
-        scale, shift = self.from_time(F.silu(time)).view(shape).chunk(2, 1)
-        h = (self.second_norm(h) * (1 + scale) + shift) * (1 + self.from_z(F.silu(z)).view(shape))
-        return shortcut + self.second_conv(self.dropout(F.silu(h)))
+        scale, shift = self.from_time(F.silu(time)).chunk(2, 1)
+        by_z, norm = 1 + self.from_z(F.silu(z)), self.second_norm
+        slope, offset = norm.weight * (1 + scale) * by_z, (norm.bias * (1 + scale) + shift) * by_z
+        h = F.silu(scaled_norm(h, norm, slope, offset))
+        return shortcut + self.second_conv(self.dropout(h))
 
 
 class SelfAttention(nn.Module):
@@ -101,6 +109,15 @@ class SelfAttention(nn.Module):
         query, key, value = self.inputs(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         gathered = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         return x + self.output(gathered).transpose(1, 2).reshape(x.shape)
+
+
+def scaled_norm(x: Features, norm: nn.GroupNorm, slope: Float[Tensor, "b c"], offset: Float[Tensor, "b c"]) -> Features:
+    """slope times the normalised x, plus offset, of each sample its own, in one pass; `norm` tells its groups.
+
+    To the normalisation all samples' channels are one sample's.
+    """
+    joined = x.reshape(1, -1, *x.shape[2:])
+    return F.group_norm(joined, len(x) * norm.num_groups, slope.flatten(), offset.flatten(), norm.eps).view_as(x)
 
 
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:
