@@ -88,7 +88,7 @@ def compare_steps(settings: Settings, rounds: int) -> None:
     processes = {name: context.Pool(1) for name in names}
     first = {name: process.apply(first_steps, (name, settings)) for name, process in processes.items()}
     print(
-        f"training step: {first[OURS].weights:,} weights, {settings.batch} images of {settings.size} x {settings.size}; "
+        f"training step: {first[OURS].weights:,} weights, {settings.batch} images {settings.size}x{settings.size}; "
         f"{full.flops / 1e9:.0f} GFLOP/s, {full.traffic / 1e9:.0f} GB/s",
         flush=True,
     )

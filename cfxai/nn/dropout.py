@@ -8,7 +8,7 @@ LEVELS = 1 << 16
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout`, in 40 % of its time on a CPU: there with 16 bits an entry, which round `p` to a multiple of 2^-16."""
+    """`nn.Dropout`, on a CPU in 40 % of its time: with 16 bits an entry, which round `p` to a multiple of 2^-16."""
 
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         dropped = round(self.p * LEVELS)
