@@ -50,7 +50,7 @@ def arguments() -> tuple[Settings, argparse.Namespace]:
     parser.add_argument("--step", action="store_true", help="only the training step")
     parser.add_argument("--edits", action="store_true", help="only the edits")
     parser.add_argument("--size", type=int, default=64, help="side of the images; 64 as published")
-    parser.add_argument("--batch", type=int, default=16, help="images a step; 32 a GPU as published")
+    parser.add_argument("--batch", type=int, default=8, help="images a step; 32 a GPU as published")
     parser.add_argument("--width", type=float, default=0.5, help="of the networks, 0.5 or whole; 1 as published")
     parser.add_argument("--rounds", type=int, default=3, help="timed steps of each")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="on a CPU")
