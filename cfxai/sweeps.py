@@ -183,22 +183,14 @@ def sweep_images(
 
 
 def lesions(rendered: Image, at_level_0: Image, batch: Mapping[str, Any], channel: int | None = None) -> Mask:
-    """Where rendered images show a lesion: a change above `VISIBLE`, inside the organ if the
-    batch has its mask.
+    """Where rendered images show a lesion: a change above `VISIBLE`, inside the organ if the batch has its mask.
 
-    Change from the true lesion-free image, "healthy", if the batch has it, and in the direction of the image's own
-    lesion, darker or brighter: tissue that was made more normal than it was is no lesion. Else from the image at level
-    0: then it is that of everything that rises with the level, and a lesion that the explainer cannot remove is not
-    counted.
+    Change from the true lesion-free image, "healthy", if the batch has it, brighter or darker, as a lesion may be both:
+    beside bright tissue and beside fat. Else from the image at level 0: then it is that of everything that rises with
+    the level, and a lesion that the explainer cannot remove is not counted.
     """
-    if "healthy" in batch:
-        reference = batch["healthy"]
-        darker = (batch["image"] - reference).flatten(1).sum(1) < 0
-        signed = (rendered - reference) * torch.where(darker, -1.0, 1.0).view(-1, *[1] * (rendered.ndim - 1))
-    else:
-        signed = (rendered - at_level_0).abs()
-    change = (signed.mean(1) if channel is None else signed[:, channel]) / 2
-    found = change > VISIBLE
+    change = (rendered - batch.get("healthy", at_level_0)).abs() / 2
+    found = (change.mean(1) if channel is None else change[:, channel]) > VISIBLE
     return found & batch["organ"] if "organ" in batch else found
 
 

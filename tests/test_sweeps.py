@@ -27,7 +27,16 @@ from cfxai.evaluation import evaluate_parts, load_config, settings_of
 from cfxai.loaded import LoadedRun
 from cfxai.run.directory import Run
 from cfxai.settings import Settings
-from cfxai.sweeps import LESION_FREE, LEVEL_0, Swept, rank_correlations, sweep_abnormal, usual_levels, write_sweep
+from cfxai.sweeps import (
+    LESION_FREE,
+    LEVEL_0,
+    Swept,
+    lesions,
+    rank_correlations,
+    sweep_abnormal,
+    usual_levels,
+    write_sweep,
+)
 from cfxai.viz import animation
 
 CPU = torch.device("cpu")
@@ -128,6 +137,17 @@ def test_a_lesion_that_shrinks_and_one_that_ignores_the_level() -> None:
         metrics = swept(Growing(ignoring=True), dataset(healthy=healthy)).metrics()
         assert metrics["sweep_spearman"] is metrics["sweep_spearman_ci"] is None
         assert metrics["sweep_spearman_per_image"] == 0
+
+
+def test_a_lesion_is_brighter_than_fat_and_darker_than_the_organ() -> None:
+    healthy = torch.zeros(1, 1, 4, 4)
+    rendered = healthy.clone()
+    rendered[..., 0, 1:] = torch.tensor([0.5, -0.5, 0.1])  # the last, 5 % of the range, is not visible
+    found = lesions(rendered, rendered, {"healthy": healthy})
+    assert found.nonzero().tolist() == [[0, 0, 1], [0, 0, 2]]
+    organ = torch.ones(1, 4, 4, dtype=torch.bool)
+    organ[..., 1] = False
+    assert lesions(rendered, rendered, {"healthy": healthy, "organ": organ}).nonzero().tolist() == [[0, 0, 2]]
 
 
 def test_the_level_that_is_the_reference_itself_does_not_count() -> None:

@@ -14,6 +14,7 @@ from cfxai.cli.arguments import INTERRUPTED, Arguments, attributors, run
 from cfxai.cli.help import evaluate_help, train_help
 from cfxai.config.catalogue import CONF, experiments
 from cfxai.config.nearest import hint
+from cfxai.config.schema import OPERATING_POINT
 from cfxai.errors import ConfigError, DataError
 from cfxai.run.locate import discard_empty, locate, reserve
 
@@ -73,6 +74,8 @@ def evaluate_command(argv: list[str]) -> int:
         faithfulness=arguments.faithfulness,
         sanity=arguments.sanity,
         attributors=arguments.attributors,
+        operating_point=arguments.operating_point,
+        max_images=arguments.max_images,
     )
     return 0
 
@@ -107,6 +110,8 @@ def _evaluate_arguments(argv: list[str]) -> Namespace:
     parser.add_argument("-fa", "--faithfulness", action="store_true", default=None)
     parser.add_argument("-sa", "--sanity", action="store_true", default=None)
     parser.add_argument("-at", "--attributors", nargs="+", metavar="NAME")
+    parser.add_argument("-op", "--operating-point", type=_operating_point)
+    parser.add_argument("-n", "--max-images", type=_count)
     arguments = parser.read(argv)
     if arguments.attributors is not None:
         arguments.attributors = attributors(arguments.attributors)
@@ -115,6 +120,20 @@ def _evaluate_arguments(argv: list[str]) -> Namespace:
 
 def _threshold(text: str) -> float | str:
     return "auto" if text == "auto" else _fraction(text)
+
+
+def _operating_point(text: str) -> float | str:
+    value = float(text) if text.replace(".", "", 1).isdigit() else text
+    holds, range_ = OPERATING_POINT
+    if not holds(value):
+        raise ArgumentTypeError(f"must be {range_}, got {text}")
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise ArgumentTypeError(f"must be a whole number, 1 or more, got {text}")
+    return int(text)
 
 
 def _fraction(text: str) -> float:

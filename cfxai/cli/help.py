@@ -62,6 +62,9 @@ flags (default: what the run was configured with; in brackets what that is unles
   -sa, --sanity                    also check the attributors on randomised classifiers, on another class and on
                                    slightly changed images
   -at, --attributors NAME … | all  saliency methods to judge beside the counterfactuals
+  -op, --operating-point P | RULE  of the classifier: probability from which an image counts as abnormal, or youden,
+                                   sensitivity>=0.95, specificity>=0.95: chosen on the validation split [0.5]
+  -n, --max-images N               at most so many images, evenly spaced; all attributors on all images take hours [all]
   -h, --help                       this text"""
 
 
