@@ -23,7 +23,8 @@ from toy import fit
 
 from cfxai.config.compose import compose
 from cfxai.errors import ConfigError, DataError
-from cfxai.methods.coin import Coin, CoinLoss
+from cfxai.methods.coin import Coin
+from cfxai.methods.coin_loss import CoinLoss
 from cfxai.nn.discriminators import PatchDiscriminator
 from cfxai.nn.generators import ResidualUNet
 from cfxai.nn.patches import patchwise

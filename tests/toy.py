@@ -9,7 +9,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from cfxai import loop
-from cfxai.methods.coin import Coin, CoinLoss
+from cfxai.methods.coin import Coin
+from cfxai.methods.coin_loss import CoinLoss
 from cfxai.nn.classifiers import compact
 from cfxai.nn.discriminators import PatchDiscriminator
 from cfxai.nn.generators import ResidualUNet
