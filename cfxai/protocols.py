@@ -173,8 +173,12 @@ class Method(Protocol):
 class Fitted(Protocol):
     """A method with a part that is fitted to the whole training split, anew whenever the method is to explain.
 
-    `batches` have the split's images as they are, on the method's device: "image", "label", "group", perhaps "grade".
+    `batches` have the split's images as they are, on the method's device: "image", "label", "group", perhaps "grade"
+    and the manifest's other "columns". Before the training, `require` is shown what is known of all the images, without
+    their pixels, to refuse data that could not be fitted to.
     """
+
+    def require(self, batch: Mapping[str, Any]) -> None: ...
 
     def fit(self, batches: Iterable[Mapping[str, Any]]) -> None: ...
 

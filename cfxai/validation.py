@@ -37,6 +37,8 @@ class Validation:
     def __init__(self, parts: Parts, cfg: DictConfig, run: Run, classifier: nn.Module, device: torch.device) -> None:
         self.method, self.dataset = parts["method"], parts["data"].split("val")
         self.training = parts["data"].split("train")
+        if isinstance(self.method, Fitted):
+            self.method.require(self.training.known(range(len(self.training))))
         self.cfg, self.run, self.classifier, self.device = cfg, run, classifier, device
         self.metrics = metric_factory(parts, cfg.metrics, skip_realism=True, tau=cfg.evaluation.tau)
         self.show = shown_cases(self.dataset, range(len(self.dataset)), SAMPLES)

@@ -157,17 +157,110 @@ def test_without_grades_a_sweep_goes_from_typically_normal_to_typically_abnormal
     assert abs(found[told["label"] == 1].median() - 1) < 0.05
 
 
-def test_grades_that_are_not_there_and_unknown_names_are_refused() -> None:
+def test_grades_that_are_not_there_and_values_out_of_range_are_refused() -> None:
     method = LatentShift(UpperIsBright(), ByHand(), space=LatentSpace(2), told="grade")
     plain = {name: value for name, value in batch(20, 6).items() if name != "grade"}
-    with pytest.raises(DataError, match="no grades"):
+    with pytest.raises(DataError, match=r"no column grade.*they have label\)"):
         method.fit([plain])
-    with pytest.raises(ConfigError, match="told"):
-        LatentShift(UpperIsBright(), ByHand(), space=LatentSpace(2), told="radiologist")
     with pytest.raises(ConfigError, match="depth"):
         LatentShift(UpperIsBright(), ByHand(), space=LatentSpace(2), depth=-1)
     with pytest.raises(ConfigError, match="not fitted"):
         method.generate(plain["image"], torch.zeros(20, dtype=torch.long))
+
+
+def aged(size: int, seed: int) -> dict[str, Any]:
+    """The lower half is brighter in the old, and the ill are older."""
+    told, random = batch(size, seed), torch.Generator().manual_seed(seed)
+    age = 50 + 15 * told["label"] + 10 * torch.randn(size, generator=random)
+    told["image"][:, :, 4:] += ((age - 60) / 100)[:, None, None, None]
+    told["image"] *= 0.4  # no move shall reach the ends of the range
+    return told | {"columns": {"age": [f"{years:.1f}" for years in age], "site": ["A", "B"] * (size // 2)}}
+
+
+def held(*names: str, told: str = "label") -> LatentShift:
+    space = LatentSpace(2, kind="logistic", hold=names)
+    return LatentShift(UpperIsBright(), ByHand(), space=space, told=told, strongest=1.0)
+
+
+def test_a_move_leaves_a_planted_confounder_alone() -> None:
+    training, asked = [aged(200, 0), aged(200, 1)], aged(20, 2)
+    target = 1 - asked["label"]
+    method, free = held("age"), held()
+    for one in (method, free):
+        one.fit(training)
+    z = torch.cat([ByHand().encode(one["image"]) for one in training]).double()
+    age = torch.tensor([float(years) for one in training for years in one["columns"]["age"]]).double()
+    least_squares = torch.linalg.lstsq(z - z.mean(0), (age - age.mean())[:, None]).solution[:, 0]
+    direction = method.space.confounders[0].double()
+    assert abs(torch.cosine_similarity(direction, least_squares, dim=0)) > 0.99
+    years = []
+    for one in (method, free):
+        found = one.generate(asked["image"], target)
+        assert (UpperIsBright()(found.counterfactual).argmax(1) == target).all()
+        moved = ByHand().encode(found.counterfactual) - ByHand().encode(asked["image"])
+        years.append((moved.double() @ least_squares).abs().mean())
+        if one is method:
+            assert (moved.double() @ direction).abs().max() < 1e-5
+    assert years[1] > 5
+    assert years[0] < 0.2 * years[1]
+
+
+def test_one_column_is_moved_and_another_held() -> None:
+    training, asked = aged(200, 0), aged(20, 2)
+    training["columns"] |= {"upper": training["label"].tolist()}
+    training["columns"] |= {"lower": (ByHand().encode(training["image"])[:, 1] > 0).int().tolist()}
+    method = held("lower", "site", told="upper")
+    method.fit([training])
+    with pytest.raises(ConfigError, match="No move changes this score alone"):  # two directions of two are held
+        method.generate(asked["image"], asked["label"])
+    method = held("upper", told="lower")
+    method.fit([training])
+    target = (ByHand().encode(asked["image"])[:, 1] <= 0).long()
+    found = method.generate(asked["image"], target)
+    assert (found.extras["reencoded_grade"] == target).all()
+    reading = LatentSpace(2, kind="logistic").fit(ByHand().encode(training["image"]), training["label"])
+    before, after = (reading.score(ByHand().encode(image)) for image in (asked["image"], found.counterfactual))
+    assert torch.allclose(before, after, atol=1e-3)
+
+
+def test_columns_that_will_not_do_are_named() -> None:
+    training = aged(20, 0)
+    for method, told in (
+        (held("weight"), r"no column weight, .*they have age, grade, label, site"),
+        (held(told="site"), "Column site must hold whole numbers"),
+        (held(told="age"), "Column age must hold whole numbers"),
+    ):
+        with pytest.raises(DataError, match=told):
+            method.require(training)
+    training["columns"]["age"][3] = ""
+    with pytest.raises(DataError, match="Column age is empty for 1 of 20"):
+        held("age").require(training)
+    held("site").require(training)
+    with pytest.raises(ConfigError, match="must not name label"):
+        held("label")
+
+
+def three_classes(size: int, seed: int) -> dict[str, Any]:
+    """Bright above, bright below, or neither."""
+    label = torch.arange(size) % 3
+    image = 0.05 * torch.randn(size, 1, 8, 8, generator=torch.Generator().manual_seed(seed)) - 0.3
+    image[label == 1, :, :4] += 0.6
+    image[label == 2, :, 4:] += 0.6
+    return {"image": image, "label": label, "group": [f"p{i}" for i in range(size)]}
+
+
+def test_classes_without_order_are_each_reached() -> None:
+    space = LatentSpace(2, 3, kind="multinomial")
+    method = LatentShift(UpperIsBright(), ByHand(), space=space, told="label", strongest=1.0)
+    method.fit([three_classes(60, 0)])
+    told = three_classes(12, 1)
+    for shift in range(3):
+        target = (told["label"] + shift) % 3
+        found = method.generate(told["image"], target)
+        assert found.extras["score"].shape == found.extras["reencoded_score"].shape == (12, 3)
+        assert (found.extras["reencoded_grade"] == target).all()
+    with pytest.raises(ConfigError, match="no order"):
+        method.sweep(told["image"], method.levels(3))
 
 
 def result(label: list[int], target: int, grade: list[int], after: list[int], score: list[float]) -> Result:

@@ -15,8 +15,8 @@ from sklearn.covariance import ledoit_wolf
 
 from cfxai.errors import ConfigError, DataError
 from cfxai.latents.confounders import confounder_directions
-from cfxai.latents.latent_space import DIRECTIONS, LatentSpace, move_together
-from cfxai.latents.moves import holding, least_move, least_move_beyond
+from cfxai.latents.latent_space import LatentSpace, move_together
+from cfxai.latents.moves import DIRECTIONS, holding, least_move, least_move_beyond, square_root
 from cfxai.latents.statistics import statistics
 from cfxai.latents.store import LatentStore, load_store
 from cfxai.latents.table import read_table
@@ -26,7 +26,11 @@ DIGEST, OTHER = "ab" * 32, "cd" * 32
 seeds = st.integers(0, 2**31)
 
 
-def latents(n: int = N, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+HELD = ("age", "sex")
+Covariates = dict[str, np.ndarray]
+
+
+def latents(n: int = N, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, Covariates]:
     """Correlated latents of unequal spread; grades 0–3 along one direction, age and sex along two others."""
     random = np.random.default_rng(seed)
     mixing = (np.eye(D) + 0.4 * np.random.default_rng(1).normal(size=(D, D))) * np.geomspace(0.1, 1, D)
@@ -34,19 +38,19 @@ def latents(n: int = N, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torc
     grade = np.searchsorted([-1.5, 0, 1.5], 2 * unit[:, 0] + unit[:, 1] + 0.5 * random.logistic(size=n))
     age = 50 + 10 * unit[:, 1] + random.normal(size=n)
     sex = (unit[:, 2] + 0.3 * random.normal(size=n) > 0).astype(float)
-    return torch.from_numpy(unit @ mixing + 2), torch.from_numpy(grade), torch.from_numpy(np.stack([age, sex], 1))
+    return torch.from_numpy(unit @ mixing + 2), torch.from_numpy(grade), {"age": age, "sex": sex}
 
 
 @pytest.fixture(scope="module")
 def ordinal() -> LatentSpace:
     z, y, covariates = latents()
-    return LatentSpace(D, 4, kind="ordinal", confounders=2).fit(z, y, covariates=covariates, digest=DIGEST)
+    return LatentSpace(D, 4, kind="ordinal", hold=HELD).fit(z, y, covariates=covariates, digest=DIGEST)
 
 
 @pytest.fixture(scope="module")
 def multinomial() -> LatentSpace:
     z, y, covariates = latents()
-    return LatentSpace(D, 4, kind="multinomial", confounders=2).fit(z, y, covariates=covariates, digest=DIGEST)
+    return LatentSpace(D, 4, kind="multinomial", hold=HELD).fit(z, y, covariates=covariates, digest=DIGEST)
 
 
 def spd(random: np.random.Generator, d: int) -> np.ndarray:
@@ -201,14 +205,15 @@ def test_a_class_without_order_is_entered_at_its_nearest_point(multinomial: Late
 
 def test_several_attributes_at_once(ordinal: LatentSpace) -> None:
     z, _, covariates = latents()
-    sex = LatentSpace(D, kind="logistic").fit(z, covariates[:, 1].long(), digest=DIGEST)
+    is_male = torch.from_numpy(covariates["sex"]).long()
+    sex = LatentSpace(D, kind="logistic").fit(z, is_male, digest=DIGEST)
     wanted = torch.full((3,), 1.5), torch.full((3,), -0.5)
     moved = move_together(z[:3], [(ordinal, wanted[0]), (sex, wanted[1])], hold=False)
     for space, score in zip((ordinal, sex), wanted, strict=True):
         assert space.score(moved)[:, 0].numpy() == pytest.approx(score.numpy(), abs=1e-5)
     with pytest.raises(ConfigError, match="alone"):
         move_together(z[:3], [(ordinal, wanted[0]), (ordinal, wanted[1])])
-    sex.fit(z, covariates[:, 1].long(), digest=OTHER)
+    sex.fit(z, is_male, digest=OTHER)
     with pytest.raises(ConfigError, match="another model"):
         move_together(z[:3], [(ordinal, wanted[0]), (sex, wanted[1])])
 
@@ -241,7 +246,8 @@ def test_what_cannot_be_asked(ordinal: LatentSpace, multinomial: LatentSpace) ->
         "has 3 or more": lambda: LatentSpace(D, 2, kind="multinomial"),
         "not fitted": lambda: LatentSpace(D).score(z),
         "another model": lambda: ordinal.require_model(OTHER),
-        "confounders: is 0": lambda: LatentSpace(D, 4).fit(*latents()[:2], covariates=latents()[2]),
+        r"hold: is \[\], but": lambda: LatentSpace(D, 4).fit(*latents()[:2], covariates=latents()[2]),
+        r"such as \[age\]": lambda: LatentSpace(D, hold="age"),
     }
     for told, ask in asked.items():
         with pytest.raises(ConfigError, match=told):
@@ -257,18 +263,33 @@ def test_latents_that_cannot_be_fitted() -> None:
         LatentSpace(D, 4).fit(z.index_fill(0, torch.tensor([3]), torch.nan), y)
     with pytest.raises(DataError, match="are the same"):
         LatentSpace(D, 4).fit(torch.ones_like(z), y)
-    covariates[:, 0] = 1
-    with pytest.raises(DataError, match="Covariate 0"):
-        LatentSpace(D, 4, confounders=2).fit(z, y, covariates=covariates)
+    with pytest.raises(DataError, match=r"Covariate age: It is 1\.0 everywhere"):
+        LatentSpace(D, 4, hold=HELD).fit(z, y, covariates=covariates | {"age": np.ones(N)})
 
 
 def test_confounders_are_found_where_they_are() -> None:
     z, _, covariates = latents(600)
-    directions = confounder_directions(z.numpy(), covariates.numpy())
-    assert np.linalg.norm(directions, axis=1) == pytest.approx(1)
-    predicted = z.numpy() @ directions.T
-    for column in range(2):
-        assert np.corrcoef(predicted[:, column], covariates[:, column])[0, 1] > 0.75
+    for name, values in covariates.items():
+        (direction,) = confounder_directions(z.numpy(), {name: values})
+        assert np.linalg.norm(direction) == pytest.approx(1)
+        assert abs(np.corrcoef(z.numpy() @ direction, values)[0, 1]) > 0.75
+    both = confounder_directions(z.numpy(), covariates)
+    assert both @ both.T == pytest.approx(np.eye(2), abs=1e-9)
+    again = confounder_directions(z.numpy(), covariates | {"years": covariates["age"]})
+    assert again.T @ again == pytest.approx(both.T @ both, abs=1e-6), (
+        "the same directions twice are the same directions"
+    )
+
+
+def test_names_are_held_one_against_the_rest() -> None:
+    z, _, covariates = latents(600)
+    sex = np.where(covariates["sex"] > 0, "male", "female")
+    numbers, names = (confounder_directions(z.numpy(), {"sex": values}) for values in (covariates["sex"], sex))
+    assert abs(numbers @ names.T) == pytest.approx(1, abs=1e-6)
+    scanner = np.array(["A", "B", "C"])[np.digitize(covariates["age"], [45, 55])]
+    apart = [confounder_directions(z.numpy(), {"is": (scanner == name).astype(float)})[0] for name in "ABC"]
+    span = confounder_directions(z.numpy(), {"scanner": scanner})
+    assert np.array(apart) @ span.T @ span == pytest.approx(np.array(apart), abs=1e-5)
 
 
 def test_statistics_shrink_the_correlation() -> None:
@@ -288,6 +309,16 @@ def test_lengths_and_neighbours(ordinal: LatentSpace) -> None:
     assert ordinal.length(z - others[:3]).numpy() == pytest.approx(np.diag(expected), rel=1e-6)
 
 
+def test_steps_through_the_root_are_as_long_as_their_moves_and_hold_the_confounders(ordinal: LatentSpace) -> None:
+    root = ordinal.root()
+    free = torch.linalg.pinv(root) @ root  # steps that move at all
+    steps = torch.randn(6, D, generator=torch.Generator().manual_seed(0)) @ free
+    assert torch.allclose(ordinal.length(steps @ root), steps.norm(dim=1), rtol=1e-3)
+    assert (steps @ root @ ordinal.confounders.T).abs().max() < 1e-5
+    matrix = spd(np.random.default_rng(0), 5)
+    assert square_root(matrix) @ square_root(matrix) == pytest.approx(matrix)
+
+
 def test_scores_can_be_differentiated_and_moves_keep_the_type(ordinal: LatentSpace) -> None:
     z = latents(3, 9)[0].float().requires_grad_()
     gradient = torch.autograd.grad(ordinal.score(z).sum(), z)[0]
@@ -302,7 +333,7 @@ def test_scores_can_be_differentiated_and_moves_keep_the_type(ordinal: LatentSpa
 def test_it_is_saved_like_any_module(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     space = request.getfixturevalue(kind)
     save_file(space.state_dict(), tmp_path / "space.safetensors")
-    again = LatentSpace(D, 4, kind=kind, confounders=2)
+    again = LatentSpace(D, 4, kind=kind, hold=HELD)
     again.load_state_dict(load_file(tmp_path / "space.safetensors"))
     z, target = latents(8, 10)[0], torch.arange(8) % 4
     assert torch.equal(space.to_class(z, target), again.to_class(z, target))

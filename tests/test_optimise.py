@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from cfxai.errors import ConfigError
-from cfxai.methods.optimise import Optimise, search
+from cfxai.methods.optimise import Optimise, Search
 from cfxai.protocols import Explainer, Method
 
 
@@ -24,10 +24,9 @@ def test_the_answer_is_the_nearest_point_of_the_margin() -> None:
     def classifier(x: Tensor) -> Tensor:
         return torch.stack([-(x @ normal), x @ normal], 1)
 
-    found = search(
-        start, lambda x: x, classifier, torch.zeros(2, dtype=torch.long), lambda x: (x - start).norm(dim=1),
-        margin=1.0, weight=0.1, rounds=4, steps=400, learning_rate=0.01,
-    )  # fmt: skip
+    search = Search(margin=1.0, weight=0.1, rounds=4, steps=400, learning_rate=0.01, patience=400)
+    target = torch.zeros(2, dtype=torch.long)
+    found = search(start, lambda x, rows: x, classifier, target, lambda change: change.norm(dim=1))
     expected = start - ((start @ normal) + 0.5)[:, None] * normal  # the lead is -2 x.n; it shall be 1
     assert torch.allclose(found, expected, atol=0.1)
 
@@ -69,3 +68,26 @@ def test_each_image_is_searched_for_by_itself() -> None:
 def test_no_search_is_refused() -> None:
     with pytest.raises(ConfigError, match="rounds and steps"):
         Optimise(nn.Identity(), rounds=0)
+    with pytest.raises(ConfigError, match="patience"):
+        Optimise(nn.Identity(), patience=-1)
+
+
+def test_images_that_arrived_are_left_at_that() -> None:
+    asked: list[list[int]] = []
+
+    def decode(x: Tensor, rows: Tensor) -> Tensor:
+        asked.append(rows.tolist())
+        return x
+
+    def classifier(x: Tensor) -> Tensor:
+        return torch.stack([-x[:, 0], x[:, 0]], 1)
+
+    search = Search(margin=0.0, weight=1.0, rounds=2, steps=100, learning_rate=0.1, patience=0)
+    start, target = torch.tensor([[-1.0], [0.45], [2.05]]), torch.zeros(3, dtype=torch.long)
+    found = search(start, decode, classifier, target, lambda change: change.abs().sum(1))
+    asked_for = [sum(row in rows for rows in asked) for row in range(3)]
+    assert asked_for[:2] == [1, 6]  # there already, and five steps away
+    assert 22 <= asked_for[2] == len(asked) <= 24
+    assert torch.equal(found[0], start[0])
+    assert (found[1:] <= 0).all()
+    assert (found[1:] > -0.1).all()

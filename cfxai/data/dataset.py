@@ -20,7 +20,7 @@ from cfxai.data.foreground import Measured, measure
 from cfxai.data.grades import check_grade_areas, grades_by_area
 from cfxai.data.intensity import Fingerprint, Intensity
 from cfxai.data.items import name_and_label
-from cfxai.data.manifest import ROLES, listing, read_manifest, refuse_gaps, sum_columns
+from cfxai.data.manifest import COLUMNS, ROLES, listing, read_manifest, refuse_gaps, sum_columns
 from cfxai.data.naming import unique_names
 from cfxai.data.recipe import Recipe
 from cfxai.data.scan import Masks
@@ -270,6 +270,7 @@ class Data:
         )
         if self._grade_areas is not None and masks is not None:
             grades = grades_by_area(masks, labels, origin, self._asked.plane, self._grade_areas)
+        others = table.columns.difference([*COLUMNS, "name"])
         return Dataset(
             images=assembled.arrays["images"],
             labels=labels,
@@ -282,4 +283,5 @@ class Data:
             groups=table["patient"].repeat(counts).tolist(),
             origin=origin,
             grades=None if (grades < 0).any() else grades,
+            columns={column: table[column].repeat(counts).tolist() for column in others},
         )

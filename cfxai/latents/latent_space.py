@@ -1,6 +1,6 @@
 """A head in its latent space: what a latent says, and the shortest way to where it says something else."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,11 +20,9 @@ from cfxai.latents.destinations import (
 )
 from cfxai.latents.heads import KINDS, Kind, fit_head
 from cfxai.latents.linear_head import Latents, LinearHead
-from cfxai.latents.moves import holding, least_move, least_move_beyond
+from cfxai.latents.moves import holding, least_move, least_move_beyond, named_metric, square_root
 from cfxai.latents.statistics import statistics
 from cfxai.protocols import Labels
-
-DIRECTIONS = ("covariance", "weight", "published")
 
 
 class LatentSpace(nn.Module):
@@ -39,10 +37,10 @@ class LatentSpace(nn.Module):
         dimension: d, of z.
         classes: labels are 0, 1 … classes - 1, 0 = normal.
         kind: of head; see `cfxai.latents.heads`. Logistic, svm and lda tell 0 from the rest, whatever the grade.
-        confounders: number of covariates that moves leave alone.
+        hold: names of the covariates that moves leave alone: confounders, or other findings.
 
     Raises:
-        ConfigError: no such kind, or sizes that it cannot have.
+        ConfigError: no such kind, sizes that it cannot have, or `hold` is no list.
     """
 
     mean: Tensor
@@ -58,19 +56,21 @@ class LatentSpace(nn.Module):
     model: Tensor
     kind_number: Tensor
 
-    def __init__(self, dimension: int, classes: int = 2, *, kind: str = "ordinal", confounders: int = 0) -> None:
+    def __init__(self, dimension: int, classes: int = 2, *, kind: str = "ordinal", hold: Sequence[str] = ()) -> None:
         super().__init__()
         if kind not in KINDS:
             raise ConfigError(f"kind: choose one of {', '.join(KINDS)}, not '{kind}'.")
         if classes < (least := 3 if kind == "multinomial" else 2):
             raise ConfigError(f"classes: a head of kind {kind} has {least} or more, got {classes}.")
-        self.classes = classes
+        if isinstance(hold, str):
+            raise ConfigError(f"hold: must be a list of names, such as [{hold}].")
+        self.classes, self.hold = classes, tuple(hold)
         known = classes if kind in ("ordinal", "ols_distance", "multinomial") else 2
         rows, ordered = (known, 0) if kind == "multinomial" else (1, known)
         sizes = {
             "mean": (dimension,), "sd": (dimension,), "covariance": (dimension, dimension),
             "weight": (rows, dimension), "bias": (rows,), "thresholds": (max(ordered - 1, 0),), "centres": (ordered,),
-            "typical": (ordered,), "confounders": (confounders, dimension),
+            "typical": (ordered,), "confounders": (dimension if hold else 0, dimension),
         }  # fmt: skip
         for name, size in sizes.items():
             self.register_buffer(name, torch.zeros(size))
@@ -87,7 +87,7 @@ class LatentSpace(nn.Module):
         z: Num[Tensor, "n d"],
         labels: Int[Tensor, " n"],
         groups: Sequence[str] | Shaped[np.ndarray, " n"] | None = None,
-        covariates: Num[Tensor, "n c"] | None = None,
+        covariates: Mapping[str, Shaped[np.ndarray, " n"]] | None = None,
         *,
         digest: str | None = None,
         seed: int = 0,
@@ -96,13 +96,13 @@ class LatentSpace(nn.Module):
 
         Args:
             groups: patients, who stay within a fold of the cross-validation.
-            covariates: one column for each confounder, two values or numbers.
+            covariates: numbers or names for each of `hold`; see `confounder_directions`.
             digest: sha256 of the model that made z, in hexadecimal; see `require_model`.
 
         Raises:
             DataError: a latent that is not finite, a class without latents or a label that is no class, or what
                 `fit_head` and `confounder_directions` refuse.
-            ConfigError: another number of covariates than confounders.
+            ConfigError: other covariates than those that are to be held.
         """
         latents, y = z.detach().cpu().double().numpy(), labels.cpu().numpy()
         if not np.isfinite(latents).all():
@@ -111,9 +111,9 @@ class LatentSpace(nn.Module):
             raise DataError(
                 f"Training latents have the labels {found}, but there are {self.classes} classes from 0 on."
             )
-        given = 0 if covariates is None else covariates.shape[1]
-        if given != len(self.confounders):
-            raise ConfigError(f"confounders: is {len(self.confounders)}, but {given} covariates are given.")
+        held = covariates or {}
+        if set(held) != set(self.hold):
+            raise ConfigError(f"hold: is {list(self.hold)}, but the covariates given are {list(held)}.")
         patients = None if groups is None else np.asarray(groups)
         found_statistics, head = statistics(latents), fit_head(self.kind, latents, y, patients, seed=seed).head
         values = {name: getattr(found_statistics, name) for name in ("mean", "sd", "covariance")}
@@ -121,8 +121,10 @@ class LatentSpace(nn.Module):
         if head.ordered:
             score, level = head.score(torch.from_numpy(latents))[:, 0], np.minimum(y, len(head.grades) - 1)
             values["typical"] = [score[level == one].median() for one in range(len(head.grades))]
-        if covariates is not None:
-            values["confounders"] = confounder_directions(latents, covariates.cpu().numpy(), patients, seed=seed)
+        if held:
+            found_directions = confounder_directions(latents, held, patients, seed=seed)
+            values["confounders"] = np.zeros(self.confounders.shape)  # there are d or fewer, the rest stays zero
+            values["confounders"][: len(found_directions)] = found_directions
         if digest is not None:
             values["model"] = list(bytes.fromhex(digest))
         for name, value in values.items():
@@ -245,6 +247,10 @@ class LatentSpace(nn.Module):
         there, known = (torch.from_numpy(self._whitened(x)) for x in (z, latents))
         return torch.cdist(there, known).amin(1).to(z)
 
+    def root(self) -> Float[Tensor, "d d"]:
+        """R, symmetric: moves R u hold the confounders, and are ‖u‖ long by `length`; a ConfigError if not fitted."""
+        return torch.from_numpy(square_root(self._metric("covariance", hold=True))).to(self.head.weight)
+
     def _double_score(self, z: Float[np.ndarray, "b d"]) -> Float[np.ndarray, "b k"]:
         return (z - _double(self.mean)) @ _double(self.weight).T + _double(self.bias)
 
@@ -252,16 +258,8 @@ class LatentSpace(nn.Module):
         return np.linalg.solve(np.linalg.cholesky(_double(self.covariance)), _double(x).T).T
 
     def _metric(self, direction: str, *, hold: bool) -> np.ndarray:
-        match direction:
-            case "covariance":
-                metric = _double(self.covariance)
-            case "weight":
-                metric = np.eye(len(self.mean))
-            case "published":
-                metric = np.diag(_double(self.sd))
-            case _:
-                raise ConfigError(f"direction: choose one of {', '.join(DIRECTIONS)}, not '{direction}'.")
-        return holding(metric, _double(self.confounders)) if hold else metric
+        found = named_metric(direction, _double(self.covariance), _double(self.sd))
+        return holding(found, _double(self.confounders)) if hold else found
 
     def _ordered(self, what: str) -> LinearHead:
         if not (head := self.head).ordered:

@@ -1,7 +1,8 @@
 """The shortest moves of a latent that change linear scores as wanted, in closed form.
 
 A metric is given by the symmetric matrix M [d d] whose inverse measures length, ‖δ‖² = δ' M⁻¹ δ: with the latents'
-covariance that is Mahalanobis' length, with the identity Euclid's.
+covariance that is Mahalanobis' length, with the identity Euclid's, and with the diagonal of standard deviations the way
+goes along sd ⊙ w as in Atad et al. 2024, arXiv:2408.01571.
 """
 
 import numpy as np
@@ -10,8 +11,27 @@ from scipy.optimize import nnls
 
 from cfxai.errors import ConfigError
 
+DIRECTIONS = ("covariance", "weight", "published")
 DEPENDENT = 1e-10
 """Relative to what is largest: directions this close to depending on each other do."""
+
+
+def named_metric(
+    direction: str, covariance: Float[np.ndarray, "d d"], sd: Float[np.ndarray, " d"]
+) -> Float[np.ndarray, "d d"]:
+    """M of a direction's name.
+
+    Raises:
+        ConfigError: there is no such direction.
+    """
+    match direction:
+        case "covariance":
+            return covariance
+        case "weight":
+            return np.eye(len(sd))
+        case "published":
+            return np.diag(sd)
+    raise ConfigError(f"direction: choose one of {', '.join(DIRECTIONS)}, not '{direction}'.")
 
 
 def least_move(
@@ -50,11 +70,18 @@ def least_move_beyond(
 
 
 def holding(metric: Float[np.ndarray, "d d"], rows: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "d d"]:
-    """The metric of moves that leave rows · δ = 0: M - M C' (C M C')⁻¹ C M."""
+    """The metric of moves that leave rows · δ = 0: M - M C' (C M C')⁻¹ C M; 0 where there is no other move."""
     if not len(rows):
         return metric
     across = metric @ rows.T
-    return metric - across @ np.linalg.pinv(rows @ across, rcond=DEPENDENT, hermitian=True) @ across.T
+    left = metric - across @ np.linalg.pinv(rows @ across, rcond=DEPENDENT, hermitian=True) @ across.T
+    return left if np.trace(left) > DEPENDENT * np.trace(metric) else np.zeros_like(metric)
+
+
+def square_root(metric: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
+    """The symmetric R with R R = M: a step u makes the move R u of length ‖u‖."""
+    values, vectors = np.linalg.eigh(metric)
+    return vectors * np.sqrt(values.clip(0)) @ vectors.T
 
 
 def _require_independent(

@@ -181,16 +181,18 @@ class DiffusionAutoencoder:
         for group in self.optimizers["autoencoder"].param_groups:
             group["lr"] = self.learning_rate * share
 
+    @torch.no_grad()
     def encode(self, image: Image) -> Latent:
         """Images [b c *spatial] in [-1, 1] to z [b latent]."""
         return self._batched(lambda x: self.network.encode(self._entered(x)), image)
 
+    @torch.no_grad()
     def encode_stochastic(self, image: Image, z: Latent) -> Noise:
         """The noise x_T that `render` makes the images [b c *spatial] of, under z."""
         return self._batched(lambda x, z: self.sampling.invert(self._denoiser(z), self._entered(x)), image, z)
 
     def render(self, noise: Noise, z: Latent, origin: Latent | None = None) -> Image:
-        """The image [b c *spatial] that x_T becomes under z, in [-1, 1] or a little beyond.
+        """The image [b c *spatial] that x_T becomes under z, in [-1, 1] or a little beyond; differentiable.
 
         With `guidance` and `origin`, the z that the image was inverted under, the network's outputs are p(z) + guidance
         (p(z) - p(origin)), two evaluations a step: what x_T remembers of the image then weighs less against z (after
@@ -200,6 +202,7 @@ class DiffusionAutoencoder:
             return self._batched(lambda x, z: self._left(self.sampling.render(self._denoiser(z), x)), noise, z)
         return self._batched(lambda x, *z: self._left(self.sampling.render(self._guided(*z), x)), noise, z, origin)
 
+    @torch.no_grad()
     def checks(self, image: Image) -> dict[str, float]:
         """`reconstruction_error`, mean |x - render(x_T, z)| as a share of the range, and `z_right` and `z_wrong`.
 
@@ -210,6 +213,7 @@ class DiffusionAutoencoder:
         told = {f"z_{name}": value for name, value in self.z_matters(image).items()} if len(image) > 1 else {}
         return {"reconstruction_error": float((image - rendered).abs().mean()) / 2, **told}
 
+    @torch.no_grad()
     def z_matters(self, image: Image) -> dict[str, float]:
         """Mean |x - x'| over images [b c *spatial], b > 1, with x' rendered from pure noise, the same for both.
 
@@ -250,7 +254,6 @@ class DiffusionAutoencoder:
         image = diffused if self.compression is None else self.compression.decode(diffused)
         return 2 * image - 1 if self.unit_range else image
 
-    @torch.no_grad()
     def _batched(self, run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """In full precision, so that inversion and rendering undo each other."""
         with torch.autocast(inputs[0].device.type, enabled=False):

@@ -6,52 +6,24 @@ does not say. Which way to go is told by what the head reads in the image, never
 is what was asked for is asked again: it is encoded once more, and shown to the classifier by the evaluation.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from cfxai.errors import ConfigError, DataError
+from cfxai.errors import ConfigError
 from cfxai.latents.latent_space import LatentSpace
-from cfxai.nn.weights import digest
-from cfxai.protocols import Counterfactual, Image, Labels, Method
+from cfxai.methods.latent_explainer import CLASSIFIER, Latent, LatentExplainer, Representation
+from cfxai.protocols import Counterfactual, Image, Labels
 
-Latent = Float[Tensor, "b z"]
 STRONGER = 1.25
 """Factor from one strength of a change to the next."""
-Told = Literal["classifier", "label", "grade"]
 
 
-@runtime_checkable
-class Representation(Method, Protocol):
-    """A trainable way from images to (z, x_T) and back; `cfxai.methods.diffusion_autoencoder` is one."""
-
-    network: nn.Module
-    """What encodes and renders."""
-
-    def checks(self, image: Image) -> dict[str, float]: ...
-
-    def encode(self, image: Image) -> Latent: ...
-
-    def encode_stochastic(self, image: Image, z: Latent) -> Image: ...
-
-    def render(self, noise: Image, z: Latent, origin: Latent | None = None) -> Image:
-        """The image under z; `origin` is the z that x_T was found under."""
-        ...
-
-
-class LatentShift:
-    """The method: trains the autoencoder, fits the head whenever it is to explain, moves and renders.
+class LatentShift(LatentExplainer):
+    """The method: the autoencoder is trained and the head fitted as in `LatentExplainer`; z moves in closed form.
 
     Args:
-        classifier: f, under explanation.
-        autoencoder: what makes (z, x_T) and renders them.
-        space: the head and the latents' statistics.
-        told: what the head learns to read in z: what the `classifier` calls the training images, so that it stands for
-            the classifier; their `label`; or their `grade`.
+        classifier, autoencoder, space, told: see `LatentExplainer`.
         depth: how far into the class to go: 0 = its boundary, 1 = where its training images typically are. Of a
             multinomial head, logits beyond the boundary.
         direction: of the move; see `LatentSpace`.
@@ -59,7 +31,7 @@ class LatentShift:
             to so many times; 1 = it stays as it is rendered (published).
 
     Raises:
-        ConfigError: an unknown name, a negative depth, or a strength below 1.
+        ConfigError: a negative depth, or a strength below 1.
     """
 
     name = "latent_shift"
@@ -72,65 +44,23 @@ class LatentShift:
         autoencoder: Representation,
         *,
         space: LatentSpace,
-        told: str = "classifier",
+        told: str = CLASSIFIER,
         depth: float = 1.0,
         direction: str = "covariance",
         strongest: float = 6.0,
     ) -> None:
-        if told not in get_args(Told):
-            raise ConfigError(f"method.told: choose one of {', '.join(get_args(Told))}, not '{told}'.")
         if depth < 0:
             raise ConfigError(f"method.depth: must be 0 or more, got {depth}.")
         if strongest < 1:
             raise ConfigError(f"method.strongest: must be 1 or more, got {strongest}.")
-        self.classifier = classifier.eval().requires_grad_(False)
-        self.autoencoder, self.space, self.network = autoencoder, space, autoencoder.network
-        self.told, self.depth, self.direction, self.strongest = told, depth, direction, strongest
-        self.modules = nn.ModuleDict({**autoencoder.modules, "space": space})
-        self.optimizers: Mapping[str, Optimizer] = autoencoder.optimizers
-
-    def losses(self, batch: Mapping[str, Tensor], step: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """The autoencoder's."""
-        yield from self.autoencoder.losses(batch, step)
-
-    def fit(self, batches: Iterable[Mapping[str, Any]]) -> None:
-        """Fits the head to the training split: "image", "label", "group" and perhaps "grade" of its images as they are.
-
-        Raises:
-            DataError: `told` is grade, and the images have none; or what `LatentSpace.fit` refuses.
-        """
-        z, labels, groups = [], [], []
-        for batch in batches:
-            z.append(self.autoencoder.encode(batch["image"]).cpu())
-            labels.append(self._told(batch).cpu())
-            groups += batch["group"]
-        self.space.fit(torch.cat(z), torch.cat(labels), groups, digest=digest(self.autoencoder.network))
-
-    def checks(self, image: Image) -> dict[str, float]:
-        """The autoencoder's."""
-        return self.autoencoder.checks(image)
-
-    def encode(self, image: Image) -> Latent:
-        """The autoencoder's z."""
-        return self.autoencoder.encode(image)
-
-    def _told(self, batch: Mapping[str, Any]) -> Labels:
-        match self.told:
-            case "classifier":
-                with torch.no_grad():
-                    return self.classifier(batch["image"]).argmax(1)
-            case "grade":
-                if "grade" not in batch:
-                    raise DataError("The images have no grades; add a column grade, or set method.told=label.")
-                return batch["grade"]
-        return batch["label"]
+        super().__init__(classifier, autoencoder, space=space, told=told)
+        self.depth, self.direction, self.strongest = depth, direction, strongest
 
     def generate(self, image: Image, target: Labels) -> Counterfactual:
         """[b c *spatial] in [-1, 1] to each image's counterfactual for its class in `target`.
 
-        An image that lies as deep in its target already is only rendered again. Extras: the head's `score`
-        before and the `reencoded_score` after, of the rendered image [b], or of each class [b k]; the predicted `grade`
-        [b] and `reencoded_grade`; `move`, the length of the way in standard deviations of latents [b].
+        An image that lies as deep in its target already is only rendered again. Extras: the head's readings before and
+        after.
         """
         with torch.no_grad():
             z = self.autoencoder.encode(image)
@@ -138,15 +68,7 @@ class LatentShift:
             moved = into(z, target, self.depth, self.direction)
             rendered = self._rendered(self.autoencoder.encode_stochastic(image, z), moved, z)
             rendered = _amplified(image, rendered, self._strength(image, rendered, target))
-            again = self.autoencoder.encode(rendered)
-            extras = {
-                "score": self.space.score(z).squeeze(1),
-                "reencoded_score": self.space.score(again).squeeze(1),
-                "grade": self.space.predicted(z),
-                "reencoded_grade": self.space.predicted(again),
-                "move": self.space.length(moved - z),
-            }
-        return Counterfactual(image, rendered, target, extras)
+            return Counterfactual(image, rendered, target, self._readings(z, moved, rendered))
 
     def _strength(self, image: Image, rendered: Image, target: Labels) -> Float[Tensor, " b"]:
         """The least s = 1, 1.25, 1.25^2, ... at which x + s (x' - x) is read as the target; if none is, `strongest`.
@@ -163,7 +85,7 @@ class LatentShift:
 
     def _reads(self, image: Image, target: Labels) -> Bool[Tensor, " b"]:
         read = self.space.predicted(self.autoencoder.encode(image)) == target
-        return read & (self.classifier(image).argmax(1) == target) if self.told == "classifier" else read
+        return read & (self.classifier(image).argmax(1) == target) if self.told == CLASSIFIER else read
 
     def sweep(self, image: Image, levels: Float[Tensor, " n"]) -> Float[Tensor, "n b c *spatial"]:
         """The images at several levels of severity: grades of a head that knows more than two; else from 0, where

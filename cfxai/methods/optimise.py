@@ -2,14 +2,14 @@
 
 min d(x, x_cf) + c * error(f(x_cf), target), arXiv:1711.00399, eq. 2: the weight c starts small and is raised for the
 images that do not reach the target, so that the answer is as near as the search finds. In pixels this is a baseline,
-close to an adversarial perturbation (`cfxai.methods.adversarial`); in the code of an autoencoder it moves along what
-images vary in. Nothing is trained.
+close to an adversarial perturbation (`cfxai.methods.adversarial`), and nothing is trained; in the code of an
+autoencoder (`cfxai.methods.optimise_latent`) it moves along what images vary in.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
@@ -21,49 +21,79 @@ from cfxai.protocols import Counterfactual, Image, Labels, Logits
 RAISE = 5.0
 """Factor of c from one round to the next."""
 
-Distance = Callable[[Tensor], Float[Tensor, " b"]]
-"""Of the points of a search from where they started."""
+Points = Float[Tensor, "b ..."]
+Decode = Callable[[Points, Int[Tensor, " b"]], Image]
+Distance = Callable[[Points], Float[Tensor, " b"]]
 
 
-def search(
-    start: Float[Tensor, "b ..."],
-    decode: Callable[[Tensor], Image],
-    classifier: Callable[[Image], Logits],
-    target: Labels,
-    distance: Distance,
-    *,
-    margin: float,
-    weight: float,
-    rounds: int,
-    steps: int,
-    learning_rate: float,
-) -> Float[Tensor, "b ..."]:
-    """The nearest point found whose target logit leads by `margin`; where none does, the one that comes closest to it.
+class Search:
+    """How long and how eagerly to search.
 
     Args:
-        start: what is moved: images, or codes of them. decode: makes images of it, differentiable.
-        distance: to be small. weight: c in the first round.
+        margin: that the target's logit shall lead by; 2.2 is a probability of 0.9 with two classes.
+        weight: c, of the classifier in the first round.
         rounds, steps: of Adam at `learning_rate`; each round continues from where the last one ended.
+        patience: steps without a nearer answer after which an image that has one is left at that.
+
+    Raises:
+        ConfigError: no rounds or steps, or a negative patience.
     """
-    point = start.detach().clone().requires_grad_()
-    best, nearest = start.detach().clone(), torch.full((len(start),), torch.inf, device=start.device)
-    short = torch.full_like(nearest, torch.inf)  # how far the best point is from the margin asked for
-    c = torch.full_like(nearest, weight)
-    for _ in range(rounds):
-        optimizer = Adam([point], learning_rate)
-        reached = torch.zeros_like(nearest, dtype=torch.bool)
-        for _ in range(steps):
-            with torch.enable_grad():
-                lacking = (margin - logit_lead(classifier(decode(point)), target)).clamp_min(0)
-                far = distance(point)
-                (slope,) = torch.autograd.grad((far + c * lacking).sum(), point)
-            better = torch.where(lacking > 0, lacking < short, (short > 0) | (far < nearest))
-            best[better], nearest[better], short[better] = point.detach()[better], far.detach()[better], lacking[better]
-            reached |= lacking <= 0
-            point.grad = slope
-            optimizer.step()
-        c = torch.where(reached, c, c * RAISE)
-    return best
+
+    def __init__(
+        self, *, margin: float, weight: float, rounds: int, steps: int, learning_rate: float, patience: int
+    ) -> None:
+        if rounds < 1 or steps < 1:
+            raise ConfigError(f"method: rounds and steps must be 1 or more, got {rounds} and {steps}.")
+        if patience < 0:
+            raise ConfigError(f"method.patience: must be 0 or more, got {patience}.")
+        self.margin, self.weight, self.learning_rate = margin, weight, learning_rate
+        self.rounds, self.steps, self.patience = rounds, steps, patience
+
+    def __call__(
+        self,
+        start: Points,
+        decode: Decode,
+        classifier: Callable[[Image], Logits],
+        target: Labels,
+        distance: Distance,
+    ) -> Points:
+        """The nearest point found whose target logit leads by the margin; where none does, the one closest to that.
+
+        Each image's search is its own, and ends by itself. Not random.
+
+        Args:
+            start: what is moved: images, or what stands for them.
+            decode: makes images of points, differentiable; told which rows of `start` they come from.
+            distance: of what was added to the start, to be small.
+        """
+        start, count = start.detach(), len(start)
+        point, best = start.clone().requires_grad_(), start.clone()
+        nearest = torch.full((count,), torch.inf, device=start.device)
+        short = torch.full_like(nearest, torch.inf)  # how far the best point is from the margin asked for
+        c, waited = torch.full_like(nearest, self.weight), torch.zeros_like(nearest)
+        searching = torch.ones_like(nearest, dtype=torch.bool)
+        for _ in range(self.rounds):
+            optimizer = Adam([point], self.learning_rate)
+            reached = torch.zeros_like(searching)
+            for _ in range(self.steps):
+                rows = searching.nonzero()[:, 0]
+                if not len(rows):
+                    return best
+                with torch.enable_grad():
+                    here = point[rows]
+                    lacking = (self.margin - logit_lead(classifier(decode(here, rows)), target[rows])).clamp_min(0)
+                    far = distance(here - start[rows])
+                    (point.grad,) = torch.autograd.grad((far + c[rows] * lacking).sum(), point)
+                here, lacking, far = here.detach(), lacking.detach(), far.detach()
+                better = torch.where(lacking > 0, lacking < short[rows], (short[rows] > 0) | (far < nearest[rows]))
+                chosen = rows[better]
+                best[chosen], nearest[chosen], short[chosen] = here[better], far[better], lacking[better]
+                reached[rows] |= lacking <= 0
+                waited[rows] = torch.where(better, 0, waited[rows] + 1)
+                searching &= (short > 0) | (nearest > 0) & (waited < self.patience)
+                optimizer.step()
+            c = torch.where(reached, c, c * RAISE)
+        return best
 
 
 class Optimise:
@@ -71,12 +101,11 @@ class Optimise:
 
     Args:
         classifier: f, left untouched.
-        margin: that the target's logit shall lead by; 2.2 is a probability of 0.9 with two classes.
-        weight: of the classifier in the first round. smooth: of the change's total variation.
-        rounds, steps: of the search. learning_rate: of its Adam, in units of [-1, 1] a step.
+        smooth: of the change's total variation.
+        margin, weight, rounds, steps, learning_rate, patience: of the `Search`; the learning rate in units of [-1, 1].
 
     Raises:
-        ConfigError: no rounds or steps.
+        ConfigError: what `Search` refuses.
     """
 
     name = "optimise"
@@ -92,12 +121,12 @@ class Optimise:
         rounds: int = 4,
         steps: int = 60,
         learning_rate: float = 0.02,
+        patience: int = 60,
     ) -> None:
-        if rounds < 1 or steps < 1:
-            raise ConfigError(f"method: rounds and steps must be 1 or more, got {rounds} and {steps}.")
-        self.classifier = classifier.eval().requires_grad_(False)
-        self.margin, self.weight, self.smooth = margin, weight, smooth
-        self.rounds, self.steps, self.learning_rate = rounds, steps, learning_rate
+        self.classifier, self.smooth = classifier.eval().requires_grad_(False), smooth
+        self.search = Search(
+            margin=margin, weight=weight, rounds=rounds, steps=steps, learning_rate=learning_rate, patience=patience
+        )
         self.modules = nn.ModuleDict()
         self.optimizers: Mapping[str, Optimizer] = {}
 
@@ -108,18 +137,7 @@ class Optimise:
     def generate(self, image: Image, target: Labels) -> Counterfactual:
         """[b c *spatial] in [-1, 1] to the nearest image found that f calls `target`; not random."""
         with frozen(self.classifier):
-            found = search(
-                image,
-                lambda x: x.clamp(-1, 1),
-                self.classifier,
-                target,
-                lambda x: self._distance(x - image),
-                margin=self.margin,
-                weight=self.weight,
-                rounds=self.rounds,
-                steps=self.steps,
-                learning_rate=self.learning_rate,
-            )
+            found = self.search(image, lambda x, _: x.clamp(-1, 1), self.classifier, target, self._distance)
         return Counterfactual(image, found.clamp(-1, 1), target)
 
     def _distance(self, change: Image) -> Float[Tensor, " b"]:
