@@ -12,6 +12,8 @@ from cfxai.config.targets import check_targets
 from cfxai.errors import ConfigError
 
 CHANGEABLE = ("trainer", "evaluation")
+SCHEDULES = ("method.steps", "method.autoencoder.steps")
+"""As long as the training; the interpolation that said so was resolved when the config was saved."""
 
 
 def load_with(directory: Path, overrides: Sequence[str]) -> DictConfig:
@@ -36,9 +38,9 @@ def load_with(directory: Path, overrides: Sequence[str]) -> DictConfig:
         for line in overrides:
             key, value = _allowed(line)
             OmegaConf.update(saved, key, value)
-        # A method's schedule is as long as its training; the interpolation that said so was resolved when it was saved.
-        if saved.method and saved.method.get("steps") == steps:
-            saved.method.steps = saved.trainer.steps
+        for key in SCHEDULES:
+            if OmegaConf.select(saved, key) == steps:
+                OmegaConf.update(saved, key, saved.trainer.steps)
     except Exception as error:
         complaint = as_config_error(error, file, known)
         if complaint is None:
