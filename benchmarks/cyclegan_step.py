@@ -2,22 +2,21 @@
 
 The same published networks (compat=anindya), weights and images, in one run, round by round in turns:
 
-    published         the step of CFE's code restated: every translation made by itself, and the fakes again, with a
-                      graph, for the discriminators; their four errors are computed and one is learnt from
-    cfxai, published  compat=anindya as tools/train.py trains it: the same terms, each translation made once
-    cfxai             the same networks under our default terms, which train both discriminators
-    public code       with --peer: a checkout of anindyamitra2002/Counterfactual-Image-Generation-using-CycleGAN itself
+    published               the step of CFE's code restated: every translation made by itself, and the fakes again for
+                            the discriminators; their four errors are computed and one is learnt from
+    published, memory kept  the same with our one line that lets freed memory serve the next tensor (on a CPU)
+    cfxai, published        compat=anindya as tools/train.py trains it: the same terms, each translation made once
+    cfxai                   the same networks under our default terms, which train both discriminators
+    public code             with --peer: a checkout of anindyamitra2002/Counterfactual-Image-Generation-using-CycleGAN
 
-Each has its own process; peak memory is what training adds to what its process held before.
+Each has its own process; peak memory is what training adds to what its process held before. FLOPs are those of
+convolutions and products of matrices, of a step, for each of its images.
 """
 
 import argparse
-import os
-import resource
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -26,7 +25,9 @@ import public_cyclegan
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
+from schedules import KEPT, OURS, PEER, PUBLISHED, Settings
 from torch import Tensor
+from worker import Work, memory, prepare, seconds
 
 from cfxai.config.build import Parts
 from cfxai.config.catalogue import CONF
@@ -36,30 +37,34 @@ from cfxai.methods.cyclegan import CycleGAN
 from cfxai.nn.heap import keep_freed_memory
 from cfxai.nn.memory_format import convolve_fast
 
-PUBLISHED, SAME, OURS, PEER = "published", "cfxai, published", "cfxai", "public code"
+SAME = "cfxai, published"
 LOSS = {
     PUBLISHED: [],
+    KEPT: [],
     SAME: [],
     PEER: [],
     OURS: ["loss.towards=cross_entropy", "loss.targets=one_hot", "loss.discriminator_loss=both"],
 }
 BATCHES = 4
-LAYOUT = "{:18} {:>9} {:>9} {:>20} {:>9}"
+LAYOUT = "{:24} {:>7} {:>9} {:>20} {:>10} {:>8}"
 Step = Callable[[int], dict[str, float]]
 """The number of a step -> its loss terms."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What is trained, and on what."""
+class First:
+    """What the first steps tell: their first terms, the memory in bytes that training adds, and the FLOPs of a step."""
 
-    size: int
-    batch: int
-    width: int
-    device: str
-    precision: str
-    threads: int
-    peer: Path | None
+    terms: dict[str, float]
+    peak: int
+    flops: int
+
+
+class Measured:
+    """What this process measures."""
+
+    step: Step
+    settings: Settings
 
 
 def main() -> None:
@@ -70,29 +75,30 @@ def main() -> None:
         flush=True,
     )
     context = get_context("spawn")
-    names = [name for name in LOSS if name != PEER or settings.peer]
-    processes = {name: context.Pool(1, begin, (name, settings)) for name in names}
-    first = {name: process.apply(first_steps) for name, process in processes.items()}
-    times: dict[str, list[float]] = {name: [] for name in names}
+    left_out = {KEPT: settings.device != "cpu", PEER: settings.peer is None}
+    processes = {name: context.Pool(1) for name in LOSS if not left_out.get(name)}
+    first = {name: process.apply(first_steps, (name, settings)) for name, process in processes.items()}
+    times: dict[str, list[float]] = {name: [] for name in processes}
     for number in range(rounds):
         for name, process in processes.items():
-            times[name].append(process.apply(seconds, (number,)))
-    print(LAYOUT.format("step", "s", "images/s", "speed (range)", "peak GB"))
-    for name, (_, peak) in first.items():
-        ratios = sorted(theirs / own for theirs, own in zip(times[PUBLISHED], times[name], strict=True))
+            times[name].append(process.apply(timed, (number,)))
+    reference = PEER if PEER in times else PUBLISHED
+    print(LAYOUT.format("step", "s", "images/s", "speed (range)", "GFLOP/img", "peak GB"))
+    for name, found in first.items():
+        ratios = sorted(theirs / own for theirs, own in zip(times[reference], times[name], strict=True))
         print(
             LAYOUT.format(
                 name,
                 f"{median(times[name]):.2f}",
                 f"{2 * settings.batch / median(times[name]):.1f}",
                 f"{median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})",
-                f"{peak / 1e9:.2f}",
+                f"{found.flops / 2 / settings.batch / 1e9:.2f}",
+                f"{found.peak / 1e9:.2f}",
             )
         )
-    ours, _ = first[SAME]
-    for name in names:
-        if name not in (SAME, OURS):
-            apart = max(abs(ours[term] - value) / abs(value) for term, value in first[name][0].items())
+    for name in (PUBLISHED, PEER):
+        if name in first:
+            apart = max(abs(first[SAME].terms[term] - value) / abs(value) for term, value in first[name].terms.items())
             print(f"the generators' losses of {name} and {SAME}: within {apart:.1e} in the first step")
 
 
@@ -105,41 +111,47 @@ def arguments() -> tuple[Settings, int]:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="on a CPU")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
     parser.add_argument("--precision", default="32-true", help="of ours, as trainer.precision")
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="instead of that which passes: for a CPU that others use too, with --threads 1",
+    )
     parser.add_argument("--peer", type=Path, help="a checkout of the public code")
     given = parser.parse_args()
     if given.peer and not (given.peer / "src/models.py").is_file():
         parser.error(f"--peer: {given.peer} has no src/models.py.")
     device = given.device if given.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     peer = given.peer and given.peer.resolve()
-    settings = Settings(given.size, given.batch, given.width, device, given.precision, given.threads, peer)
+    settings = Settings(
+        given.size, given.batch, given.width, device, given.precision, given.threads, given.processor_time, peer
+    )
     return settings, given.rounds
-
-
-state: dict[str, Step] = {}
-"""The step that this process measures."""
 
 
 def begin(name: str, settings: Settings) -> None:
     """Prepares a process for its schedule."""
-    if settings.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    torch.set_num_threads(settings.threads)
+    prepare(settings)
     torch.manual_seed(0)
-    networks = [f"generator.width={settings.width}", f"discriminator.width={2 * settings.width}"]
+    width = round(settings.width)
+    networks = [f"generator.width={width}", f"discriminator.width={2 * width}"]
     choices = ["compat=anindya", *networks, *LOSS[name]]
     method = Parts(compose(CONF / "cyclegan_pneumonia.yaml", choices))["method"]
-    precision = "32-true" if name in (PUBLISHED, PEER) else settings.precision
+    precision = "32-true" if name not in (SAME, OURS) else settings.precision
     fabric = Fabric(accelerator=settings.device, devices=1, precision=precision)  # type: ignore[arg-type]
     fabric.to_device(method.modules)
     fabric.to_device(method.classifier)
     shape = (2 * settings.batch, 1, settings.size, settings.size)
     images = [fabric.to_device(torch.rand(shape) * 2 - 1) for _ in range(BATCHES)]
-    if name == PUBLISHED:
-        state["step"] = published(method, images)
-    elif name == PEER and settings.peer:
-        state["step"] = public_cyclegan.step(settings.peer, method, images, settings.width)
+    Measured.settings = settings
+    if name in (SAME, OURS):
+        Measured.step = ours(method, images, fabric)
+    elif name == PEER:
+        assert settings.peer is not None
+        Measured.step = public_cyclegan.step(settings.peer, method, images, width)
     else:
-        state["step"] = ours(method, images, fabric)
+        if name == KEPT:
+            keep_freed_memory()
+        Measured.step = published(method, images)
 
 
 def ours(method: CycleGAN, images: list[Tensor], fabric: Fabric) -> Step:
@@ -201,28 +213,21 @@ def published(method: CycleGAN, images: list[Tensor]) -> Step:
     return step
 
 
-def first_steps() -> tuple[dict[str, float], int]:
-    """The terms of the first step, and the peak memory in bytes of two; in the second, Adam has its averages."""
+def first_steps(name: str, settings: Settings) -> First:
+    """Those of this process, which it keeps for `timed`; in the second, Adam has its averages."""
+    begin(name, settings)
     before = memory()
-    terms = state["step"](0)
-    state["step"](1)
-    return terms, memory() - before
+    terms = Measured.step(0)
+    Measured.step(1)
+    peak = memory() - before
+    with Work() as done:
+        Measured.step(2)
+    return First(terms, peak, done.flops)
 
 
-def memory() -> int:
-    """The most that was in use so far, in bytes: of the GPU, or else of the process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def seconds(number: int) -> float:
-    """The time of one step; reading its terms waits for the device."""
-    start = time.perf_counter()
-    state["step"](number)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def timed(number: int) -> float:
+    """Seconds of one step."""
+    return seconds(partial(Measured.step, number), Measured.settings)
 
 
 if __name__ == "__main__":

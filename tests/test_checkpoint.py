@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor, nn
 from toy import fabric, fit, toy_batch, toy_coin, weights
 
 from cfxai.errors import ConfigError, DataError
 from cfxai.loop import train_step
+from cfxai.nn.memory_format import convolve_fast
 from cfxai.nn.weights import read_weights
 from cfxai.run import checkpoint
 from cfxai.run.checkpoint import capture, load_checkpoint, restore, save_checkpoint, sweep_temporary, write_atomically
@@ -52,6 +55,32 @@ def test_round_trip_of_weights_averages_spectral_norms_and_adam(tmp_path: Path) 
         train_step(coin, optimizers(coin), fabric(), toy_batch(step), step, 0)
         train_step(other, optimizers(other), fabric(), toy_batch(step), step, 0)
     assert same(weights(coin), weights(other))
+
+
+class OneConvolution:
+    """A method of one layer whose Adam steps in one pass over memory."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        network = convolve_fast(nn.Conv2d(3, 4, 3))
+        self.modules = nn.ModuleDict({"network": network})
+        self.optimizers = {"network": torch.optim.Adam(network.parameters(), 0.1, fused=True)}
+
+    def losses(self, batch: Mapping[str, Tensor], step: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        yield "network", {"square": self.modules["network"](batch["image"]).square().mean()}
+
+
+def test_a_fused_optimizer_continues_with_weights_that_are_laid_out_channels_last(tmp_path: Path) -> None:
+    def step(method: Any) -> None:
+        train_step(method, optimizers(method), fabric(), {"image": torch.linspace(-1, 1, 384).view(2, 3, 8, 8)}, 0, 0)
+
+    kept, continued = OneConvolution(), OneConvolution()
+    step(kept)
+    save_checkpoint(tmp_path / "a.ckpt", kept, {})
+    restore(continued, *load_checkpoint(tmp_path / "a.ckpt"))
+    for method in (kept, continued):
+        step(method)
+    assert same(kept.modules.state_dict(), continued.modules.state_dict())
 
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ class CycleGAN:
         if pool is not None:
             self.modules["pool"] = pool
         self.optimizers: Mapping[str, Optimizer] = {
-            name: Adam(network.parameters(), learning_rate, (betas[0], betas[1]))
+            name: Adam(network.parameters(), learning_rate, (betas[0], betas[1]), fused=True)
             for name, network in (("generator", generator), ("discriminator", discriminator))
         }
         self.steps, self.learning_rate, self.decay = steps, learning_rate, decay
@@ -207,7 +207,8 @@ class CycleGAN:
         if kept is not None:
             terms["identity"] = weight.identity * over_classes(source, lambda i: losses.l1(kept[i], image[i]))
         yield "generator", terms
-        self.average.update(self.generator)
+        if self.average.decay:
+            self.average.update(self.generator)
 
     def _discriminator_phase(
         self, image: Image, source: Labels, target: Labels, fake: Image

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from cfxai.errors import DataError
+from cfxai.nn.aligned_conv import strided_channels_last
 from cfxai.nn.blocks import CONV
 from cfxai.nn.same_conv import same_conv
 from cfxai.nn.sample_norm import sample_norm
@@ -45,7 +46,7 @@ class PatchGAN(nn.Module):
         widths = [width * 2**i for i in range(layers)]
         parts: list[nn.Module] = []
         for i, (a, b) in enumerate(zip((channels, *widths[:-1]), widths, strict=True)):
-            parts += [conv(a, b, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+            parts += [conv(a, b, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
             parts += [sample_norm(norm, b, dims)] if i or first_norm else []
         parts += same_conv(widths[-1], classes, 4, dims) if same else [conv(widths[-1], classes, 4, padding=1)]
         self.parts = nn.Sequential(*(spectral_norm(p) if spectral and isinstance(p, conv) else p for p in parts))
@@ -56,7 +57,7 @@ class PatchGAN(nn.Module):
             raise DataError(
                 f"data.size: this discriminator needs at least {self.smallest} pixels; set fewer discriminator.layers."
             )
-        verdicts = self.parts(image)
+        verdicts = self.parts(strided_channels_last(image) if image.ndim == 4 else image)
         if self.classes == 1:
             return verdicts[:, 0]
         assert condition is not None

@@ -1,16 +1,24 @@
 """A U-Net of four halvings (Ronneberger et al. 2015, arXiv:1505.04597), in the forms that CycleGANs have used."""
 
+from collections.abc import Callable
+from functools import partial
+
 from jaxtyping import Float
 from torch import Tensor, cat, nn
 
 from cfxai.errors import ConfigError
+from cfxai.nn.aligned_conv import strided_channels_last
 from cfxai.nn.blocks import CONV
+from cfxai.nn.narrow_conv import NarrowConvTranspose2d
+from cfxai.nn.pointwise_conv import PointwiseConv2d, channel_softmax
 from cfxai.nn.same_conv import same_conv
 from cfxai.nn.sample_norm import sample_norm
 
 MERGES = ("concat", "gate")
 GROWTHS = ("resize", "transposed")
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+POINTWISE: dict[int, Callable[[int, int], nn.Module]] = {2: PointwiseConv2d, 3: partial(nn.Conv3d, kernel_size=1)}
+FEW = 4  # channels, as of an image
 
 
 class UNet(nn.Module):
@@ -54,24 +62,28 @@ class UNet(nn.Module):
 
         def grown(above: int, below: int) -> list[nn.Module]:
             if growth == "transposed":
+                if dims == 2 and below <= FEW:
+                    return [NarrowConvTranspose2d(above, below)]
                 return [TRANSPOSED[dims](above, below, 4, stride=2, padding=1)]
             return [nn.Upsample(scale_factor=2, mode="nearest"), *same_conv(above, below, kernel, dims)]
 
         self.down = nn.ModuleList(
-            nn.Sequential(CONV[dims](a, b, 4, stride=2, padding=1), nn.LeakyReLU(0.2), sample_norm(norm, b, dims))
+            nn.Sequential(
+                CONV[dims](a, b, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True), sample_norm(norm, b, dims)
+            )
             for a, b in zip((inputs, *widths[:-1]), widths, strict=True)
         )
         self.merges = nn.ModuleList(
             ChannelGate(skip, dims) if merge == "gate" else Concatenation() for skip in widths[:-1]
         )
         self.up = nn.ModuleList(
-            nn.Sequential(*grown(above, skip), nn.ReLU(), sample_norm(norm, skip, dims))
+            nn.Sequential(*grown(above, skip), nn.ReLU(inplace=True), sample_norm(norm, skip, dims))
             for above, skip in zip((coarsest, coarsest, coarsest // 2), widths[-2::-1], strict=True)
         )
         self.last = nn.Sequential(*grown(2 * finest, outputs))
 
     def forward(self, x: Float[Tensor, "b c *spatial"]) -> Float[Tensor, "b d *spatial"]:
-        skips = []
+        skips, x = [], strided_channels_last(x) if x.ndim == 4 else x
         for halve in self.down:
             skips.append(x := halve(x))
         skips.pop()
@@ -97,9 +109,9 @@ class ChannelGate(nn.Module):
 
     def __init__(self, channels: int, dims: int = 2) -> None:
         super().__init__()
-        self.gate, self.value = (CONV[dims](channels, 2 * channels, 1) for _ in range(2))
+        self.gate, self.value = (POINTWISE[dims](channels, 2 * channels) for _ in range(2))
 
     def forward(
         self, skip: Float[Tensor, "b c *spatial"], decoded: Float[Tensor, "b c *spatial"]
     ) -> Float[Tensor, "b d *spatial"]:
-        return self.value(skip) * self.gate(decoded).softmax(1)
+        return self.value(skip) * channel_softmax(self.gate(decoded))

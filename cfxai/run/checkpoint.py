@@ -80,6 +80,9 @@ def restore(method: Method, tensors: Mapping[str, Tensor], state: State) -> None
             if kind == "optimizer" and rest[0] == name:
                 slots.setdefault(int(rest[1]), {})[rest[2]] = value
         optimizer.load_state_dict({"state": slots, "param_groups": state["optimizers"][name]})
+        for parameter, values in optimizer.state.items():
+            # Fused steps pair entries by where they lie in memory; a checkpoint has the standard layout.
+            values |= {k: _laid_out_as(parameter, v) for k, v in values.items() if v.shape == parameter.shape}
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -113,6 +116,10 @@ def sweep_temporary(directory: Path) -> None:
     """Removes what a killed process left half-written."""
     for stray in directory.rglob(".*.tmp-*"):
         stray.unlink(missing_ok=True)
+
+
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
