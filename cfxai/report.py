@@ -229,11 +229,20 @@ def _title(metrics: Mapping[str, Any]) -> str:
 def _caption(metrics: Mapping[str, Any]) -> str:
     lines = [
         "IoU and Dice pool the pixels of abnormal images; the interval is a bootstrap over patients.",
-        *(f"Threshold of {rule}." for rule in metrics["threshold_rules"]),
+        *_threshold_lines(metrics["threshold_rules"]),
     ]
     if metrics["ceiling"] is not None:
         lines.append("Ceiling: the true lesion-free image as the counterfactual, under the same threshold rule.")
     return "\n".join(lines)
+
+
+def _threshold_lines(rules: Sequence[str]) -> list[str]:
+    """A line for each rule, "name: rule", that some explainers' thresholds were chosen by."""
+    named = [rule.partition(": ")[::2] for rule in rules]
+    shared = {rule: [name for name, one in named if one == rule] for _, rule in named}
+    if len(shared) == 1 and len(rules) > 1:
+        return [f"Thresholds: {rule}, each explainer's own." for rule in shared]
+    return [f"Threshold of {', '.join(names)}: {rule}." for rule, names in shared.items()]
 
 
 def _number(value: float | None, digits: int = 3) -> str:

@@ -239,6 +239,11 @@ def test_the_picture_and_the_table(checked: dict[str, Checked], tmp_path: Path) 
         "explainers": {"coin": row(), **{name: row(sanity=one.numbers) for name, one in checked.items()}},
     }  # fmt: skip
     assert [table.title for table in tables(metrics)][1:] == ["sanity"]
+    best, fixed = "highest pooled IoU on validation", "fixed, not chosen from data"
+    metrics["threshold_rules"] = [f"coin: {best}", f"gradient: {best}"]
+    assert f"Thresholds: {best}, each explainer's own." in str(tables(metrics)[0].caption)
+    metrics["threshold_rules"] = [f"coin: {fixed}", f"gradient: {best}", f"edges: {best}"]
+    assert f"Threshold of coin: {fixed}.\nThreshold of gradient, edges: {best}." in str(tables(metrics)[0].caption)
     names = ("deletion", "deletion_below_random", "insertion", "insertion_above_random", "road", "seconds_per_image")
     metrics["explainers"]["coin"] |= dict.fromkeys(names, 0.25)
     titles = {table.title: table for table in tables(metrics)}
