@@ -277,6 +277,25 @@ def test_training_learns_to_denoise_and_to_use_z(learnt: tuple[DiffusionAutoenco
     assert found == method.z_matters(blobs(1000)["image"])
 
 
+def test_times_that_are_never_visited_are_not_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, latest = toy_method(sampling=Sampling(steps=3, until=0.02)), 0.02 * 999
+    seen: list[float] = []
+    monkeypatch.setattr(
+        method.autoencoder.unet, "forward", lambda x, time, z: seen.extend(time.tolist()) or torch.zeros_like(x)
+    )
+    for step in range(20):
+        next(method.losses(blobs(step), step))
+    assert latest <= max(seen) < latest + 1
+    assert min(seen) == 0
+
+    given: list[Tensor] = []
+    monkeypatch.setattr(method.network.unet, "forward", lambda x, time, z: given.append(x) or torch.zeros_like(x))
+    image = blobs(0)["image"]
+    method.z_matters(image)
+    alpha, sigma = method.schedule.level(latest)
+    assert (given[0] - alpha * image).std() == pytest.approx(sigma, rel=0.05)
+
+
 def test_images_return_from_noise(learnt: tuple[DiffusionAutoencoder, list[dict[str, float]]]) -> None:
     method, _ = learnt
     image = blobs(1001)["image"]

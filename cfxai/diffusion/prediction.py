@@ -16,8 +16,6 @@ from cfxai.protocols import Image
 Prediction = Literal["eps", "x0", "v"]
 Weighting = Literal["eps", "x0", "v", "min_snr"]
 Coefficient = Tensor | float
-GAMMA = 5.0
-"""Of `min_snr`: the SNR from which less noise no longer counts more (Hang et al. 2023, arXiv:2303.09556)."""
 
 
 def target(prediction: Prediction, image: Image, noise: Image, alpha: Coefficient, sigma: Coefficient) -> Image:
@@ -44,15 +42,18 @@ def separated(
             return alpha * noisy - sigma * said, sigma * noisy + alpha * said
 
 
-def weight(prediction: Prediction, weighting: Weighting, snr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+def weight(
+    prediction: Prediction, weighting: Weighting, snr: Float[Tensor, " b"], gamma: float = 5.0
+) -> Float[Tensor, " b"]:
     """The factor that turns squared errors of `prediction` into those that `weighting` names.
 
-    `eps`, `x0`, `v`: errors of these; `min_snr`: of x_0, times min(SNR, 5).
+    `eps`, `x0`, `v`: errors of these; `min_snr`: of x_0, times min(SNR, gamma), so that less noise than at gamma counts
+    no more (Hang et al. 2023, arXiv:2303.09556, where gamma is 5).
     """
-    return _of_image(weighting, snr) / _of_image(prediction, snr)
+    return _of_image(weighting, snr, gamma) / _of_image(prediction, snr, gamma)
 
 
-def _of_image(weighting: Weighting, snr: Tensor) -> Tensor:
+def _of_image(weighting: Weighting, snr: Tensor, gamma: float) -> Tensor:
     """The same against errors of x_0."""
     match weighting:
         case "eps":
@@ -62,4 +63,4 @@ def _of_image(weighting: Weighting, snr: Tensor) -> Tensor:
         case "v":
             return snr + 1
         case "min_snr":
-            return snr.clamp(max=GAMMA)
+            return snr.clamp(max=gamma)

@@ -18,6 +18,8 @@ class PublishedSampling:
         ConfigError: (when used) a number of times that no k gives.
     """
 
+    until = 1.0
+
     def __init__(self, inversion_steps: int = 250, render_steps: int = 100) -> None:
         self.inversion_steps, self.render_steps = inversion_steps, render_steps
 

@@ -43,6 +43,9 @@ CHECK_STEPS = 20
 class Sampler(Protocol):
     """From images to noise and back; `cfxai.diffusion.sampling.Sampling` is one."""
 
+    until: float
+    """The share of all times at which inversion ends. Later ones are never visited, and therefore not learnt."""
+
     def invert(self, denoise: Denoiser, image: Image) -> Image: ...
 
     def render(self, denoise: Denoiser, noise: Image) -> Image: ...
@@ -54,6 +57,7 @@ class DenoisingLoss:
     Args:
         prediction: of the network: `eps`, `x0` or `v`.
         weighting: squared errors of `eps` (the published), `x0` or `v`, or `min_snr`; whatever the prediction.
+        gamma: of `min_snr`: the signal-to-noise ratio above which less noise counts no more.
         head: weight of the cross-entropy of the labels under a linear head on z; 0 = no labels are used.
         head_until: the share of the training over which that weight falls to zero, linearly.
 
@@ -62,16 +66,23 @@ class DenoisingLoss:
     """
 
     def __init__(
-        self, prediction: str = "v", weighting: str = "eps", head: float = 0.0, head_until: float = 1.0
+        self,
+        prediction: str = "v",
+        weighting: str = "eps",
+        gamma: float = 5.0,
+        head: float = 0.0,
+        head_until: float = 1.0,
     ) -> None:
         if prediction not in get_args(Prediction):
             raise ConfigError(f"loss.prediction: choose one of eps, x0, v, not '{prediction}'.")
         if weighting not in get_args(Weighting):
             raise ConfigError(f"loss.weighting: choose one of eps, x0, v, min_snr, not '{weighting}'.")
+        if gamma <= 0:
+            raise ConfigError(f"loss.gamma: must be more than 0, got {gamma}.")
         if head < 0 or not 0 < head_until <= 1:
             raise ConfigError(f"loss: head must be 0 or more and head_until in (0, 1], got {head} and {head_until}.")
         self.prediction, self.weighting = cast(Prediction, prediction), cast(Weighting, weighting)
-        self.head, self.head_until = head, head_until
+        self.gamma, self.head, self.head_until = gamma, head, head_until
 
 
 class DiffusionAutoencoder:
@@ -153,6 +164,7 @@ class DiffusionAutoencoder:
                 compression.requires_grad_(False)
         self.steps, self.learning_rate, self.decay = steps - self.first, learning_rate, decay
         self.unit_range, self.guidance, self.at_once = unit_range, guidance, at_once
+        self.latest = math.ceil(sampling.until * (schedule.length - 1))
 
     def losses(self, batch: Mapping[str, Tensor], step: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
         if self.compression is not None and step < self.first:
@@ -164,13 +176,14 @@ class DiffusionAutoencoder:
     def _terms(self, batch: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         self._schedule_learning_rate(step)
         image, loss = self._entered(batch["image"]), self.loss
-        time = torch.randint(self.schedule.length, (len(image),), device=image.device)
+        time = torch.randint(self.latest + 1, (len(image),), device=image.device)
         noise = torch.randn_like(image)
         alpha, sigma = self.schedule.of(time, image)
         z = self.autoencoder.encode(image)
         said = self.autoencoder(alpha * image + sigma * noise, time.float(), z)
         error = (said.float() - target(loss.prediction, image, noise, alpha, sigma)).square().flatten(1).mean(1)
-        terms = {"denoise": (weight(loss.prediction, loss.weighting, self.schedule.snr(time)) * error).mean()}
+        counts = weight(loss.prediction, loss.weighting, self.schedule.snr(time), loss.gamma)
+        terms = {"denoise": (counts * error).mean()}
         left = 1 - step / (loss.head_until * self.steps)
         if loss.head and left > 0:
             terms["head"] = loss.head * left * F.cross_entropy(self.modules["head"](z).float(), batch["label"])
@@ -215,20 +228,22 @@ class DiffusionAutoencoder:
 
     @torch.no_grad()
     def z_matters(self, image: Image) -> dict[str, float]:
-        """Mean |x - x'| over images [b c *spatial], b > 1, with x' rendered from pure noise, the same for both.
+        """Mean |x - x'| over images [b c *spatial], b > 1, with x' rendered from x under as much random noise as
+        inversion ends in, the same for both; from noise alone, unless it ends early.
 
         `right`: with each image's own z; `wrong`: with the next image's. They are equal where z is ignored.
         """
-        grid = time_grid(self.schedule, CHECK_STEPS)
+        grid = time_grid(self.schedule, CHECK_STEPS, until=self.sampling.until)
+        alpha, sigma = self.schedule.level(grid[-1])
 
         def rendered(noise: Noise, z: Latent) -> Image:
             return self._left(ddim(self._denoiser(z), noise, grid))
 
         seen = self._batched(self._entered, image)
         noise = torch.randn(seen.shape, generator=torch.Generator().manual_seed(0)).to(seen)
-        z = self.encode(image)
+        z, noisy = self.encode(image), alpha * seen + sigma * noise
         codes = {"right": z, "wrong": z.roll(1, 0)}
-        return {name: float((image - self._batched(rendered, noise, z)).abs().mean()) for name, z in codes.items()}
+        return {name: float((image - self._batched(rendered, noisy, z)).abs().mean()) for name, z in codes.items()}
 
     def _denoiser(self, z: Latent) -> Denoiser:
         return Denoiser(lambda x, time: self.network(x, time, z), self.schedule, self.loss.prediction)
