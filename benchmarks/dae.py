@@ -15,7 +15,7 @@ stepping and averaging the weights at its memory's rate.
 
 `--edits`: an image is inverted once, then rendered again and k times under other codes; with the published sampling
 (250 steps to the noise, 100 to each image) and with ours (conf/method/diffusion_autoencoder.yaml, by default and with
-fewer steps; guidance evaluates the network twice a step), on one small network that is trained first.
+more steps; guidance evaluates the network twice a step), on one small network that is trained first.
 
 Without either option, both parts.
 """
@@ -63,7 +63,7 @@ def arguments() -> tuple[Settings, argparse.Namespace]:
     )
     parser.add_argument("--peer", type=Path, help="a checkout of the public code")
     parser.add_argument("--training", type=int, default=400, help="steps of the network that edits")
-    parser.add_argument("--steps", type=int, nargs="*", default=[8], help="of our sampling, besides the default")
+    parser.add_argument("--steps", type=int, nargs="*", default=[24], help="of our sampling, besides the default")
     given = parser.parse_args()
     if given.size % 16:
         parser.error("--size: must be divisible by 16.")

@@ -50,7 +50,7 @@ def measured(settings: Settings, training: int, steps: list[int]) -> Iterator[Wa
     prepare(settings)
     keep_freed_memory()
     method, images = trained(settings, training)
-    default, guidance = method.sampling, method.guidance
+    default, guidance = composed()["method"].sampling, method.guidance
     assert isinstance(default, Sampling)
     others = [
         Sampling(number, default.spacing, default.solver, default.inversion, default.iterations, default.until)
@@ -61,11 +61,14 @@ def measured(settings: Settings, training: int, steps: list[int]) -> Iterator[Wa
         yield way(f"cfxai, {sampling.steps} steps", method, sampling, guidance, images, settings)
 
 
+def composed(*choices: str) -> Parts:
+    return Parts(compose(CONF / "dae_kidney.yaml", ["method=diffusion_autoencoder", *choices]))
+
+
 def trained(settings: Settings, steps: int) -> tuple[DiffusionAutoencoder, Tensor]:
-    """Our small autoencoder of kidneys, as `conf/dae_kidney.yaml` has it, and test images."""
+    """Our small autoencoder of kidneys, and test images. It learns all times, as the published sampling visits them."""
     torch.manual_seed(0)
-    choices = ["method=diffusion_autoencoder", f"trainer.steps={steps}"]
-    parts = Parts(compose(CONF / "dae_kidney.yaml", choices))
+    parts = composed(f"trainer.steps={steps}", "method.sampling.until=1")
     method, data = parts["method"], parts["data"]
     fabric = Fabric(accelerator=settings.device, devices=1)
     fabric.to_device(method.modules)
