@@ -14,7 +14,6 @@ from cfxai.cli.arguments import INTERRUPTED, Arguments, attributors, run
 from cfxai.cli.help import evaluate_help, train_help
 from cfxai.config.catalogue import CONF, experiments
 from cfxai.config.nearest import hint
-from cfxai.config.schema import OPERATING_POINT
 from cfxai.errors import ConfigError, DataError
 from cfxai.run.locate import discard_empty, locate, reserve
 
@@ -123,6 +122,8 @@ def _threshold(text: str) -> float | str:
 
 
 def _operating_point(text: str) -> float | str:
+    from cfxai.config.schema import OPERATING_POINT
+
     value = float(text) if text.replace(".", "", 1).isdigit() else text
     holds, range_ = OPERATING_POINT
     if not holds(value):
