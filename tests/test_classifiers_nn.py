@@ -82,6 +82,17 @@ def test_the_fast_layout_changes_no_number(dims: int) -> None:
     assert digest(classifier) == identity
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_features_follow_the_weights_layout(channels: int) -> None:
+    classifier = convolve_fast(timm_classifier("resnet10t", channels=channels)).eval()
+    layouts: list[bool] = []
+    classifier.network.layer1.register_forward_hook(
+        lambda _module, _given, made: layouts.append(made.is_contiguous(memory_format=torch.channels_last))
+    )
+    classifier(torch.rand(2, channels, 64, 64) * 2 - 1)
+    assert layouts == [True]
+
+
 def test_timm_preprocessing_is_the_published_one() -> None:
     grey, colour = timm_classifier("resnet10t"), timm_classifier("resnet10t", channels=3)
     published = colour.network.pretrained_cfg

@@ -62,6 +62,24 @@ def test_follows_the_weights_and_leaves_the_network_as_it_was() -> None:
         assert torch.allclose(second, network.eval()(images), atol=1e-5)
 
 
+def test_features_of_grey_images_are_channels_last_too() -> None:
+    """They lie in memory as either layout has them; in the standard one, which torch guesses, max pooling is slow."""
+    network, images = timm.create_model("resnet18", in_chans=1, num_classes=2).eval(), random_images()
+    layouts: list[bool] = []
+
+    def look(_module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        layouts.append(given[0].is_contiguous(memory_format=torch.channels_last))
+
+    network.maxpool.register_forward_pre_hook(look)
+    with torch.no_grad():
+        expected = network(images)
+    assert not layouts[-1]
+    for passes in (1, 1000):
+        with fast_inference(network, images, passes) as fast:
+            assert torch.allclose(fast(images), expected, atol=1e-5)
+        assert layouts[-1]
+
+
 class ReadTwice(nn.Sequential):
     """What the convolution returns is also used without the norm."""
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from cfxai.config.nearest import hint
 from cfxai.errors import ConfigError
+from cfxai.nn.aligned_conv import strided_channels_last
 from cfxai.nn.blocks import CONV, POOL, ResidualBlock, SpaceToDepth
 from cfxai.nn.pretrained import start_from
 from cfxai.nn.weights import load_weights
@@ -60,7 +61,8 @@ class ImageClassifier(nn.Module):
 
     def forward(self, image: Image) -> Logits:
         shape = (1, -1) + (1,) * (image.ndim - 2)
-        logits = self.network(((image + 1) / 2 - self.mean.view(shape)) / self.std.view(shape))
+        scaled = ((image + 1) / 2 - self.mean.view(shape)) / self.std.view(shape)
+        logits = self.network(strided_channels_last(scaled) if scaled.ndim == 4 else scaled)
         logits = torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
         return logits if self.temperature is None else logits / self.temperature
 
