@@ -13,6 +13,7 @@ from command_line import EXPERIMENT, ROOT, complaint, exit_code, stand_in_projec
 from omegaconf import OmegaConf
 
 from cfxai.cli import commands as cli
+from cfxai.cli.arguments import PIPE_CLOSED
 from cfxai.config.catalogue import groups
 from cfxai.errors import CfxError, ConfigError, DataError, NumericsError
 from cfxai.run.locate import discard_empty, reserve
@@ -163,6 +164,16 @@ def test_what_runs_nothing_is_quick(project: Path, name: str, arguments: list[st
     assert result.returncode == 0, result.stderr
     assert "HEAVY set()" in result.stdout
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5
+
+
+def test_a_reader_who_has_seen_enough_ends_it_quietly() -> None:
+    told = [sys.executable, str(ROOT / "tools" / "regions.py"), "--help"]
+    with subprocess.Popen(told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == PIPE_CLOSED
 
 
 def test_cfg_keeps_hydras_meaning(project: Path) -> None:

@@ -1,5 +1,6 @@
 """What all commands share: reading flags, and leaving the process with an exit code."""
 
+import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from cfxai.config.nearest import hint
 from cfxai.errors import CfxError, ConfigError
 
 INTERRUPTED = 130
+PIPE_CLOSED = 141
 
 
 class Arguments(ArgumentParser):
@@ -36,6 +38,10 @@ def run(command: Callable[[list[str]], int]) -> NoReturn:
     """Leave the process with the command's exit code; a user's mistake is one sentence, a bug keeps its traceback."""
     try:
         code = command(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python flushes once more at its end
+        code = PIPE_CLOSED
     except CfxError as error:
         print(f"cfxai: {error}", file=sys.stderr)
         code = error.exit_code
