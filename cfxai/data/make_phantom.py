@@ -73,6 +73,8 @@ def parse(argv: Sequence[str] | None) -> dict[str, Any]:
     abdomen.add_argument("--shortcut", type=float, metavar="P", help=shortcut)
     grades = "severity grades, 0 = normal: size and contrast of tumours grow with theirs (not graded)"
     abdomen.add_argument("--grades", type=int, metavar="K", help=grades)
+    kidney = "side of a square around one kidney, the one with the tumour, to cut out of the slices (whole abdomen)"
+    abdomen.add_argument("--kidney", type=float, metavar="MM", help=kidney)
     chest = parser.add_argument_group("chest only")
     pneumonia = "share of patients with pneumonia (0.5)"
     chest.add_argument("--pneumonia-fraction", type=float, metavar="P", help=pneumonia)
@@ -123,4 +125,5 @@ def summarise(manifest: Path, kind: str) -> None:
         sick = sum(row["label"] == "1" for row in rows if row["split"] == split)
         print(f"{split:>6}: {patients:4d} patients, {sick} with {lesion}")
     print(f"look:   {manifest.parent / 'preview.png'}")
-    print(f"next:   python tools/train.py -c conf/coin_kidney.yaml {DATA[kind]}data.manifest={manifest}")
+    data = "data=phantom_kidney " if "side" in rows[0] else DATA[kind]
+    print(f"next:   python tools/train.py -c conf/coin_kidney.yaml {data}data.manifest={manifest}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from cfxai.data.abdomen.kidneys import Kidney
 from cfxai.data.ct.canvas import Canvas
-from cfxai.data.ct.shapes import Ellipsoid, Grown, Rough, Shape, Waves
+from cfxai.data.ct.shapes import Ellipsoid, Grown, Rough, Shape, Vector, Waves
 
 FIELD = 90.0  # mm: lesions stay within this distance of the midline, as the kidneys do
 CORTEX = 190.0  # HU: what a tumour's contrast is measured against
@@ -20,8 +20,9 @@ GRADED_CONTRASTS = (70.0, 135.0)  # HU below the cortex, of the smallest and the
 
 @dataclass(frozen=True)
 class Tumour:
-    """A tumour: its solid, its mean radius (mm), its value and that of its necrotic core (HU)."""
+    """A tumour: its kidney, its solid, its mean radius (mm), its value and that of its necrotic core (HU)."""
 
+    kidney: Kidney
     solid: Shape
     radius: float
     hu: float
@@ -41,7 +42,8 @@ def place_cysts(kidneys: tuple[Kidney, Kidney], rng: np.random.Generator) -> lis
     for _ in range(int(rng.choice([1, 2, 3], p=[0.5, 0.3, 0.2]))):
         radius = 4 + 10 * rng.beta(1.2, 2)
         radii = tuple((radius * rng.uniform(0.95, 1.05, 3)).tolist())
-        cysts.append(Ellipsoid(_site(kidneys, radius, cysts, (0.7, 1.05), rng), radii))
+        _, centre = _site(kidneys, radius, cysts, (0.7, 1.05), rng)
+        cysts.append(Ellipsoid(centre, radii))
     return cysts
 
 
@@ -79,13 +81,14 @@ def _place_tumour(
     radii = radius * rng.uniform((0.85, 0.85, 0.95), (1.1, 1.1, 1.25))
     if exact:
         radii *= radius / np.cbrt(radii.prod())
-    ellipsoid = Ellipsoid(_site(kidneys, radius, taken, depth, rng), tuple(radii.tolist()))
+    kidney, centre = _site(kidneys, radius, taken, depth, rng)
+    ellipsoid = Ellipsoid(centre, tuple(radii.tolist()))
     waves, roughness = Waves(rng, 1.6 * radius + 8), rng.uniform(0.08, 0.14) / (2 if exact else 1)
     solid = Rough(ellipsoid, waves, roughness * radius)
     core = Rough(Grown(ellipsoid, -rng.uniform(0.4, 0.6) * radius), Waves(rng, 1.2 * radius), 0.12 * radius)
     necrotic = radius > 14 and rng.random() < 0.4
     taken.append(ellipsoid)
-    return Tumour(solid, radius, enhancement(rng), core if necrotic else None, rng.uniform(18, 45))
+    return Tumour(kidney, solid, radius, enhancement(rng), core if necrotic else None, rng.uniform(18, 45))
 
 
 def paint_cyst(canvas: Canvas, cyst: Ellipsoid, rng: np.random.Generator) -> None:
@@ -114,10 +117,11 @@ def _site(
     taken: list[Ellipsoid],
     depth: tuple[float, float],
     rng: np.random.Generator,
-) -> tuple[float, float, float]:
-    """A centre away from the hilum, from the lesions already there and from the edge of the field.
+) -> tuple[Kidney, Vector]:
+    """A kidney and a lesion's centre in it.
 
-    `depth` is its range from the kidney's centre (0) to its surface (1). After 60 tries lesions may touch.
+    The centre lies away from the hilum, from the lesions already there and from the edge of the field. `depth` is its
+    range from the kidney's centre (0) to its surface (1). After 60 tries lesions may touch.
     """
     for _ in range(60):
         kidney = kidneys[int(rng.integers(2))]
@@ -127,4 +131,4 @@ def _site(
         clear = all(np.linalg.norm(np.subtract((x, y, z), t.centre)) > radius + max(t.radii) + 2 for t in taken)
         if clear and abs(x) + radius < FIELD and direction[0] > -0.25 and abs(direction[2]) < 0.85:
             break
-    return x, y, z
+    return kidney, (x, y, z)
