@@ -7,25 +7,20 @@ trains it once.
 import hashlib
 import json
 import logging
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
-from safetensors.torch import save as to_bytes
 from torch import nn
 
+from cfxai.artefacts import trained_once, write_network
 from cfxai.classifier_training import train_classifier
 from cfxai.config.build import Parts
 from cfxai.data.dataset import Data
 from cfxai.nn.memory_format import convolve_fast
 from cfxai.nn.weights import digest, load_weights
-from cfxai.run.checkpoint import write_atomically
-from cfxai.run.directory import Run, shown
+from cfxai.run.directory import Run
 
 log = logging.getLogger("cfxai")
 
@@ -66,21 +61,19 @@ def obtain_classifier(parts: Parts, cfg: DictConfig, run: Run, fabric: Fabric, n
     classifier: nn.Module = parts[name]
     artefact = run.weights / f"{name}.safetensors"
     if not artefact.is_file():
+        described = {"classifier": OmegaConf.to_container(cfg.classifier)}
         given = cfg.classifier.get("weights")
         if given is not None:
             log.info("%s: %s", name, given)
-            write_classifier(artefact, classifier, cfg, {"from": str(given)})
+            write_network(artefact, classifier, {**described, "from": str(given)})
         else:
+
+            def train() -> tuple[nn.Module, dict[str, Any]]:
+                trained, facts = train_classifier(classifier, parts["data"], cfg, run.part(name), fabric)
+                return trained, {**described, **facts}
+
             cached = Path(cfg.cache) / "classifiers" / f"{classifier_key(cfg, parts['data'])}.safetensors"
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            with waiting_for(FileLock(cached.with_suffix(".lock")), run):
-                if cached.is_file():
-                    log.info("%s: taken from the cache, %s", name, shown(cached))
-                else:
-                    trained, facts = train_classifier(classifier, parts["data"], cfg, run.part(name), fabric)
-                    write_classifier(cached, trained, cfg, facts)
-            artefact.parent.mkdir(parents=True, exist_ok=True)
-            copy_atomically(cached, artefact)
+            trained_once(name, train, cached, artefact, run)
     load_weights(classifier, artefact)
     log.info("%s: sha256 %s", name, digest(classifier)[:16])
     return convolve_fast(fabric.to_device(classifier)).eval().requires_grad_(False)
@@ -106,35 +99,3 @@ def classifier_key(cfg: DictConfig, data: Data) -> str:
         **{k: v for k, v in sections.items() if v},
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def write_classifier(path: Path, classifier: nn.Module, cfg: DictConfig, facts: dict[str, Any]) -> None:
-    """Weights with preprocessing, and in the header how to build the network and where it comes from."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in classifier.state_dict().items()}
-    about = {"classifier": OmegaConf.to_container(cfg.classifier), "sha256": digest(classifier), **facts}
-    write_atomically(path, to_bytes(tensors, {"about": json.dumps(about)}))
-
-
-@contextmanager
-def waiting_for(lock: FileLock, run: Run) -> Iterator[None]:
-    """Holds the lock as soon as no other process does.
-
-    Raises:
-        Preempted: the run was asked to stop while it waited.
-    """
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("classifier: another run is training the same one; waiting for it")
-        with suppress(Timeout):
-            lock.acquire(cancel_check=lambda: run.stop_requested() is not None)
-        run.stop_if_requested()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def copy_atomically(source: Path, target: Path) -> None:
-    write_atomically(target, source.read_bytes())
-    shutil.copystat(source, target)

@@ -189,8 +189,8 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
             metrics["cf_threshold"], masks = found["threshold"], judged.masks
         if isinstance(explainer, Graded) and settings.sweep_images:
             swept = sweep_abnormal(
-                name, explainer, classifier, dataset, abnormal, device,
-                settings=settings, between=run.stop_if_requested,
+                name, explainer, classifier, dataset, indices, device,
+                settings=settings, between=run.stop_if_requested, ruler=load_ruler(parts, run, device),
             )  # fmt: skip
             found |= swept.metrics() if swept else {}
     if subjects and not metrics["explainers"]:
@@ -212,11 +212,19 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
 def load_oracle(parts: Parts, run: Run, device: torch.device) -> nn.Module | None:
     """The classifier that was trained by itself to check flips, where the run has one."""
     weights = run.weights / "oracle.safetensors"
-    if "oracle" not in parts or not weights.is_file():
-        return None
-    oracle: nn.Module = parts["oracle"]
-    load_weights(oracle, weights)
-    return oracle.to(device).eval().requires_grad_(False)
+    return frozen(parts["oracle"], weights, device) if "oracle" in parts and weights.is_file() else None
+
+
+def load_ruler(parts: Parts, run: Run, device: torch.device) -> nn.Module | None:
+    """The network that was trained to segment lesions, where the run has one."""
+    weights = run.weights / "ruler.safetensors"
+    return frozen(parts["ruler"]["network"], weights, device) if "ruler" in parts and weights.is_file() else None
+
+
+def frozen(network: nn.Module, weights: Path, device: torch.device) -> nn.Module:
+    """The network as it was trained."""
+    load_weights(network, weights)
+    return network.to(device).eval().requires_grad_(False)
 
 
 def build_explainers(

@@ -1,12 +1,14 @@
 """Does an image become as severe as it was asked to be? Sweeps over the levels of a `Graded` explainer, measured.
 
 After Atad et al. 2024, arXiv:2408.01571, which shows such sweeps; here the size of the lesion is measured in every
-rendered image, since what the explainer's own head reads in it proves nothing about the pixels.
+rendered image, since what the explainer's own head reads in it proves nothing about the pixels. The run's ruler, a
+network that learned to segment lesions, measures it; without one the change of the image does, which counts as lesion
+whatever else drifts.
 """
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from cfxai.judging import probabilities
 from cfxai.latents.scores import with_intervals
 from cfxai.protocols import NORMAL, Graded, Image, Mask
 from cfxai.regions.rank_correlation import Ranked
+from cfxai.ruler_judging import judge_ruler, segmented
 from cfxai.run.progress import Track
 from cfxai.selection import spaced
 from cfxai.settings import Settings
@@ -32,8 +35,9 @@ log = logging.getLogger("cfxai")
 MOST_LEVELS = 9
 VISIBLE = 0.1
 """Share of the intensity range from which a difference counts as lesion."""
+RULER = "the ruler, a network trained on lesion masks"
 LESION_FREE, LEVEL_0 = "the true lesion-free image", "the image rendered at level 0"
-"""What rendered images are compared with."""
+"""What tells lesions in rendered images: a network, or their difference from another image."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class SweptImage:
 
     Attributes:
         name: its id in the split. patient: whose it is.
-        size: pixels of lesion that were found in the image itself; see `lesions`. sizes: [n], in each rendered one.
+        size: pixels of lesion that were found in the image itself. sizes: [n], in each rendered one.
         before: the classifier's probability that the image is abnormal. after: [n], that each rendered image is.
         picture, pictures: to look at, the image and each rendered one; None and empty for those that are not shown.
     """
@@ -63,22 +67,32 @@ class Swept:
 
     Attributes:
         levels: [n], ascending from normal.
-        reference: what sizes are differences from, where these are above `VISIBLE`.
+        reference: `RULER`, or what sizes are differences from, where these are above `VISIBLE`.
+        ruler: how good the ruler is on real images, see `judge_ruler`; empty without one.
     """
 
     levels: Float[np.ndarray, " n"]
     reference: str
     images: list[SweptImage]
+    ruler: Mapping[str, float | None] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, Any]:
-        """`rank_correlations`, how many images they are of, and `sweep_reference`.
+        """`rank_correlations`, how many images they are of, `sweep_reference`, `ruler_dice` and `ruler_spearman`.
 
         The level that is itself the reference is left out: its size is 0 whatever the explainer does.
         """
         first = 1 if self.reference == LEVEL_0 else 0
         sizes = np.stack([image.sizes for image in self.images])[:, first:]
         found = rank_correlations(self.levels[first:], sizes, [image.patient for image in self.images])
-        return {**found, "sweep_images": len(self.images), "sweep_reference": self.reference}
+        about = {"sweep_images": len(self.images), "sweep_reference": self.reference}
+        return {**found, **about, "ruler_dice": None, "ruler_spearman": None, **self.ruler}
+
+    @property
+    def measure(self) -> str:
+        """How lesions were measured, in a few words."""
+        if self.reference == RULER:
+            return f"as found by {RULER}"
+        return f"whose difference from {self.reference} is above {VISIBLE}"
 
     def summary(self) -> str:
         """The metrics in a line."""
@@ -86,7 +100,13 @@ class Swept:
         rho, interval = found["sweep_spearman"], found["sweep_spearman_ci"]
         pooled = "undefined" if rho is None else f"{rho:.3f}"
         pooled += "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
-        return f"level and lesion size: Spearman {pooled}, per image {found['sweep_spearman_per_image']:.3f}"
+        line = f"level and lesion size: Spearman {pooled}, per image {found['sweep_spearman_per_image']:.3f}"
+        return f"{line}; pixels {self.measure}{self._trust()}"
+
+    def _trust(self) -> str:
+        named = {"Dice": "ruler_dice", "Spearman of grade and size": "ruler_spearman"}
+        known = [f"{name} {value:.3f}" for name, key in named.items() if (value := self.ruler.get(key)) is not None]
+        return f" (on real images: {', '.join(known)})" if known else ""
 
 
 def usual_levels(explainer: Graded) -> Float[Tensor, " n"]:
@@ -101,17 +121,19 @@ def sweep_abnormal(
     explainer: Graded,
     classifier: nn.Module,
     dataset: Dataset,
-    abnormal: Sequence[int],
+    judged: Sequence[int],
     device: torch.device,
     *,
     settings: Settings,
     between: Callable[[], None] = lambda: None,
+    ruler: nn.Module | None = None,
 ) -> Swept | None:
-    """`sweep_images` of some of the `abnormal` images, with a progress line; `between` is called now and then.
+    """`sweep_images` of some abnormal images among those `judged`, with a progress line; `between` is called now and
+    then. A `ruler` measures the lesions, and is itself judged on all that are `judged`.
 
     None, with a warning, without such images, or if the explainer has no scale after all: its classes have no order.
     """
-    chosen = spaced(abnormal, settings.sweep_images)
+    chosen = spaced([index for index in judged if dataset.labels[index] != NORMAL], settings.sweep_images)
     if not chosen:
         log.warning("%s: no sweep over severity, as there are no abnormal images.", name)
         return None
@@ -122,13 +144,16 @@ def sweep_abnormal(
             between()
 
         try:
-            return sweep_images(
+            swept = sweep_images(
                 explainer, classifier, dataset, chosen, device,
-                batch_size=settings.batch_size, show=spaced(chosen, settings.panels), tick=tick,
+                batch_size=settings.batch_size, show=spaced(chosen, settings.panels), tick=tick, ruler=ruler,
             )  # fmt: skip
         except ConfigError as error:
             log.warning("%s: no sweep over severity. %s", name, error)
             return None
+    if ruler is None:
+        return swept
+    return replace(swept, ruler=judge_ruler(ruler, dataset, judged, device, batch_size=settings.batch_size))
 
 
 def sweep_images(
@@ -141,6 +166,7 @@ def sweep_images(
     batch_size: int,
     show: Sequence[int] = (),
     tick: Callable[[int], None] = lambda n: None,
+    ruler: nn.Module | None = None,
 ) -> Swept:
     """Renders each image of `indices` at every usual level and measures its lesion.
 
@@ -148,6 +174,7 @@ def sweep_images(
         batch_size: rendered images at a time.
         show: those of `indices` whose pictures are kept.
         tick: called with the number of images done.
+        ruler: [b c *spatial] to logits [b 1 *spatial], above 0 where it sees a lesion; None = as `lesions` measures.
     """
     levels = usual_levels(explainer).to(device)
     at_once = max(1, batch_size // len(levels))
@@ -156,7 +183,10 @@ def sweep_images(
         chosen = list(indices[start : start + at_once])
         batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in dataset.batch(chosen).items()}
         rendered = explainer.sweep(batch["image"], levels)
-        own, *lesion = (lesions(one, rendered[0], batch, dataset.channel) for one in (batch["image"], *rendered))
+        own, *lesion = [
+            lesions(one, rendered[0], batch, dataset.channel) if ruler is None else segmented(ruler, one)
+            for one in (batch["image"], *rendered)
+        ]
         sizes = torch.stack([one.flatten(1).sum(1) for one in lesion]).cpu().numpy()
         before = 1 - probabilities(classifier, batch["image"])[:, NORMAL]
         after = torch.stack([1 - probabilities(classifier, one)[:, NORMAL] for one in rendered])
@@ -178,7 +208,7 @@ def sweep_images(
                 )
             )
         tick(len(chosen))
-    reference = LESION_FREE if dataset.healthy is not None else LEVEL_0
+    reference = RULER if ruler is not None else LESION_FREE if dataset.healthy is not None else LEVEL_0
     return Swept(levels.cpu().numpy(), reference, images)
 
 
@@ -224,17 +254,21 @@ def rank_correlations(
 def write_sweep(directory: Path, swept: Swept) -> None:
     """`sizes.csv` of all images; of those shown, `overview.png`, and a PNG and a GIF each."""
     rows = [
-        {"image": image.name, "patient": image.patient, "level": level, "pixels": size, "p_abnormal": p}
+        {
+            "image": image.name,
+            "patient": image.patient,
+            "level": level,
+            "pixels": size,
+            "p_abnormal": p,
+            "measured": swept.measure,
+        }
         for image in swept.images
         for level, size, p in zip(swept.levels, image.sizes, image.after, strict=True)
     ]
     directory.mkdir(parents=True)
     pd.DataFrame(rows).to_csv(directory / "sizes.csv", index=False, float_format="%.6g")
     names = [f"level {level:.3g}" for level in swept.levels]
-    caption = (
-        "under each: the classifier's p(abnormal), and pixels of lesion,"
-        f" whose difference from {swept.reference} is above {VISIBLE}"
-    )
+    caption = f"under each: the classifier's p(abnormal), and pixels of lesion, {swept.measure}"
     strips, below, titles = [], [], []
     for image in swept.images:
         if image.picture is None:

@@ -24,6 +24,7 @@ from cfxai.loop import fit
 from cfxai.nn.heap import keep_freed_memory
 from cfxai.nn.memory_format import convolve_fast
 from cfxai.protocols import Encodes
+from cfxai.ruler import needs_ruler, obtain_ruler
 from cfxai.run.checkpoint import load_checkpoint, restore, write_atomically
 from cfxai.run.directory import Run, continue_command, environment, opened, shown
 from cfxai.validation import Validation
@@ -55,11 +56,14 @@ def train(cfg: DictConfig, directory: Path) -> float | None:
         for note in data.notes:
             log.info("data: %s", note)
         check_channels(cfg, data)
+        ruled = needs_ruler(parts, cfg)
         write_atomically(directory / "manifest.csv", data.manifest_lock().to_csv(index=False).encode())
         classifier = obtain_classifier(parts, cfg, run, fabric)
         if cfg.method:
             if cfg.get("oracle"):
                 obtain_oracle(parts, cfg, run, fabric)
+            if ruled:
+                obtain_ruler(parts, cfg, run, fabric)
             train_method(parts, cfg, run, fabric, classifier)
         metrics = evaluate_parts(parts, cfg, run, settings_of(cfg))
         run.mark("complete")
@@ -88,7 +92,7 @@ def fabric_of(cfg: DictConfig) -> Fabric:
 def build(cfg: DictConfig) -> Parts:
     """Every component of the run, built before any work is done, so that a mistake in the config costs no time."""
     parts = Parts(cfg)
-    for name in ("classifier", "method", "oracle"):
+    for name in ("classifier", "method", "oracle", "ruler"):
         # Components are initialised where they are built.
         torch.manual_seed(oracle_seed(cfg) if name == "oracle" else cfg.seed)
         if cfg.get(name):

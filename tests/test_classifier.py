@@ -9,7 +9,7 @@ import torch
 from filelock import FileLock
 from omegaconf import OmegaConf
 
-from cfxai.classifier import waiting_for
+from cfxai.artefacts import waiting_for
 from cfxai.errors import Preempted
 from cfxai.nn.weights import digest
 from cfxai.run.directory import Run

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from cfxai.settings import Settings
 from cfxai.sweeps import (
     LESION_FREE,
     LEVEL_0,
+    RULER,
     Swept,
     lesions,
     rank_correlations,
@@ -71,6 +73,13 @@ class NoOrder(Growing):
         raise ConfigError("A multinomial head has no grade.")
 
 
+class Perfect(nn.Module):
+    """A ruler that sees what is drawn as a lesion."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image
+
+
 class Bright(nn.Module):
     """p(abnormal) = sigmoid(mean)."""
 
@@ -97,10 +106,10 @@ def dataset(n: int = 6, *, healthy: bool = True, depth: int = 0, organs: bool = 
     )
 
 
-def swept(explainer: Any, data: Dataset, **asked: Any) -> Swept:
+def swept(explainer: Any, data: Dataset, ruler: nn.Module | None = None, **asked: Any) -> Swept:
     found = sweep_abnormal(
         "toy", explainer, Bright(), data, range(len(data)), CPU,
-        settings=Settings(**asked),
+        settings=Settings(**asked), ruler=ruler,
     )  # fmt: skip
     assert found is not None
     return found
@@ -125,6 +134,7 @@ def test_a_lesion_that_grows_with_the_level(healthy: bool, batch_size: int) -> N
     assert metrics["sweep_spearman"] == metrics["sweep_spearman_per_image"] == pytest.approx(1)
     assert metrics["sweep_spearman_ci"] == pytest.approx([1, 1])
     assert metrics["sweep_images"] == 6
+    assert metrics["ruler_dice"] is metrics["ruler_spearman"] is None
     json.dumps(metrics)
 
 
@@ -168,6 +178,56 @@ def test_the_level_that_is_the_reference_itself_does_not_count() -> None:
 def test_only_the_organ_is_measured() -> None:
     for image in swept(Growing(), dataset(organs=True)).images:
         assert image.sizes.tolist() == [side * min(side, 2) for side in range(9)]
+
+
+def test_a_ruler_measures_every_level_and_every_pixel() -> None:
+    """Level 0 too, although nothing tells what is lesion-free; and outside the organ."""
+
+    class FromFour(Growing):
+        def _at(self, image: Tensor, share: float) -> Tensor:
+            return super()._at(image, 0.5 + share / 2)
+
+    data = dataset(healthy=False, organs=True)
+    found = swept(FromFour(), data, Perfect())
+    assert found.reference == RULER
+    for image in found.images:
+        assert image.size == 9
+        assert image.sizes.tolist() == [round(8 * (0.5 + level / 2)) ** 2 for level in found.levels]
+    metrics = found.metrics()
+    sizes = np.stack([image.sizes for image in found.images])
+    expected = spearmanr(np.tile(found.levels, 6), sizes.ravel()).statistic
+    assert metrics["sweep_spearman"] == pytest.approx(expected)
+    assert metrics["ruler_dice"] == 1
+    assert metrics["ruler_spearman"] is None, "no grades"
+    assert swept(Growing(), dataset(depth=4), Perfect()).metrics()["sweep_spearman"] == pytest.approx(1)
+
+
+def test_the_ruler_is_judged_on_all_real_images() -> None:
+    """Grades 0 to 3 have lesions of 0, 1, 4 and 9 pixels; of the second image the ruler misses all."""
+    data = dataset(n=8)
+    grades = np.arange(8) % 4
+    for index, grade in enumerate(grades):
+        data.masks[index] = False
+        data.masks[index, :grade, :grade] = True
+    images = np.where(data.masks[:, None], LESION, BACKGROUND).astype(np.float32)
+    images[1] = BACKGROUND
+    graded = replace(data, images=images, labels=(grades > 0).astype(np.int64), grades=grades.astype(np.int64))
+    found = swept(Growing(), graded, Perfect(), sweep_images=2, batch_size=3).metrics()
+    assert found["sweep_images"] == 2
+    assert found["ruler_dice"] == pytest.approx(2 * 27 / (27 + 28))
+    assert found["ruler_spearman"] == pytest.approx(spearmanr([0, 0, 4, 9, 0, 1, 4, 9], grades).statistic)
+
+
+def test_what_was_measured_is_written_beside_it(tmp_path: Path) -> None:
+    by_ruler, by_change = swept(Growing(), dataset(), Perfect(), panels=0), swept(Growing(), dataset(), panels=0)
+    for name, found, said in (
+        ("a", by_ruler, "as found by the ruler"),
+        ("b", by_change, "difference from the true lesion-free image"),
+    ):
+        write_sweep(tmp_path / name, found)
+        assert pd.read_csv(tmp_path / name / "sizes.csv")["measured"].str.contains(said).all()
+        assert said in found.summary()
+    assert "Dice 1.000" in by_ruler.summary()
 
 
 def test_grades_are_swept_whole_and_half() -> None:
