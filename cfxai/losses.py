@@ -106,6 +106,16 @@ def cross_entropy(logits: Logits, target: Labels) -> Float[Tensor, ""]:
     return F.cross_entropy(logits.float(), target)
 
 
+def ordinal_cross_entropy(above: Float[Tensor, "b t"], grade: Labels) -> Float[Tensor, ""]:
+    """Mean over images and thresholds of -log p(grade > k is answered rightly), for logits `above` of grade > 0, > 1, …
+
+    Args:
+        grade: [b], 0 … t.
+    """
+    exceeded = grade[:, None] > torch.arange(above.shape[1], device=grade.device)
+    return F.binary_cross_entropy_with_logits(above, exceeded.to(above.dtype))
+
+
 def logit_margin(logits: Logits, target: Labels, margin: float) -> Float[Tensor, ""]:
     """mean relu(margin - (z_target - max of the others)): no more than this is asked for (Carlini & Wagner 2017, f_6).
 

@@ -70,6 +70,7 @@ def test_latent_shift_leaves_latents_and_says_how_its_head_reads(tmp_path: Path)
         "autoencoder.width=8", "autoencoder.latent=8", "autoencoder.multipliers=[1,2]",
         "autoencoder.encoder_multipliers=[1,2]", "method.autoencoder.sampling.steps=3",
         "data.grade_areas=[400]", "method.space.classes=3", "evaluation.sweep_images=2",
+        "ruler.steps=3", "ruler.batch_size=4",
     )  # fmt: skip
     ours = found["explainers"]["latent_shift"]
     assert 0 <= ours["head_auroc"] <= 1

@@ -24,10 +24,12 @@ from cfxai.diffusion.grid import time_grid
 from cfxai.diffusion.prediction import Prediction, Weighting, target, weight
 from cfxai.diffusion.schedule import Schedule
 from cfxai.diffusion.solvers import ddim
-from cfxai.errors import ConfigError
+from cfxai.errors import ConfigError, DataError
+from cfxai.losses import ordinal_cross_entropy
 from cfxai.nn.autoencoder import Autoencoder
 from cfxai.nn.compression import Compression
 from cfxai.nn.ema import Average
+from cfxai.nn.ordinal_head import OrdinalHead
 from cfxai.protocols import Image
 
 Latent = Float[Tensor, "b z"]
@@ -94,6 +96,7 @@ class DiffusionAutoencoder:
         loss: the terms and their weights.
         steps: length of the training.
         classes: of the labels, for the head on z.
+        grades: how many, if the head is told them instead of the labels; null = labels.
         learning_rate, betas, weight_decay: of AdamW.
         decay: `cosine`: the learning rate falls to zero over the training; `constant`: it does not.
         clip: norm that gradients are cut to; null = none.
@@ -110,6 +113,7 @@ class DiffusionAutoencoder:
 
     Raises:
         ConfigError: a value out of range.
+        DataError: (when asked) images without grades, where the head is told grades.
     """
 
     name = "diffusion_autoencoder"
@@ -123,6 +127,7 @@ class DiffusionAutoencoder:
         loss: DenoisingLoss,
         steps: int,
         classes: int = 2,
+        grades: int | None = None,
         learning_rate: float = 1e-3,
         betas: Sequence[float] = (0.9, 0.99),
         weight_decay: float = 0.0,
@@ -142,13 +147,17 @@ class DiffusionAutoencoder:
             raise ConfigError(f"method.decay: choose cosine or constant, not '{decay}'.")
         if at_once < 1:
             raise ConfigError(f"method.at_once: must be 1 or more, got {at_once}.")
+        if grades is not None and grades < 2:
+            raise ConfigError(f"method.autoencoder.grades: must be 2 or more, grade 0 among them, or null; got {grades}.")
         self.autoencoder, self.schedule, self.sampling, self.loss = autoencoder, schedule, sampling, loss
         self.average = Average(autoencoder, average, warm_up=warm_up)
         self.network = cast(Autoencoder, self.average.module)
         self.modules = nn.ModuleDict({"autoencoder": autoencoder, "average": self.average, "schedule": schedule})
         trained = [*autoencoder.parameters()]
+        self.graded = grades is not None
         if loss.head:
-            self.modules["head"] = nn.Linear(autoencoder.latent, classes)
+            read = nn.Linear(autoencoder.latent, classes) if grades is None else OrdinalHead(autoencoder.latent, grades)
+            self.modules["head"] = read
             trained += self.modules["head"].parameters()
         optimizer = AdamW(trained, learning_rate, (betas[0], betas[1]), weight_decay=weight_decay, fused=True)
         if clip is not None:
@@ -186,8 +195,19 @@ class DiffusionAutoencoder:
         terms = {"denoise": (counts * error).mean()}
         left = 1 - step / (loss.head_until * self.steps)
         if loss.head and left > 0:
-            terms["head"] = loss.head * left * F.cross_entropy(self.modules["head"](z).float(), batch["label"])
+            terms["head"] = loss.head * left * self._misread(self.modules["head"](z).float(), batch)
         return terms
+
+    def _misread(self, said: Float[Tensor, "b k"], batch: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+        """How far the head is from the labels or grades."""
+        if not self.graded:
+            return F.cross_entropy(said, batch["label"])
+        if "grade" not in batch:
+            raise DataError(
+                "The images have no grades, which method.autoencoder.grades tells the head; add a column grade to the"
+                " manifest, or set it to null."
+            )
+        return ordinal_cross_entropy(said, batch["grade"])
 
     def _schedule_learning_rate(self, step: int) -> None:
         share = (1 + math.cos(math.pi * step / self.steps)) / 2 if self.decay == "cosine" else 1.0
