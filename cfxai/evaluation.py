@@ -19,7 +19,7 @@ from cfxai.config.build import Parts
 from cfxai.config.catalogue import CONF, options
 from cfxai.data.dataset import Data, Dataset
 from cfxai.errors import ConfigError, UnsuitableError
-from cfxai.judging import LesionFree, faithfulness_metrics, judge, metric_factory
+from cfxai.judging import LesionFree, explanations, faithfulness_metrics, judge, metric_factory
 from cfxai.nn.features import penultimate
 from cfxai.nn.weights import digest, load_weights
 from cfxai.protocols import NORMAL, Attributor, Explainer, Graded, Result
@@ -160,7 +160,7 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
         chosen = indices if counterfactual else abnormal
         try:
             cuts, rule = extractors(explainer, settings, validation, device)
-            with Track(f"judging {name}", len(chosen)) as track:
+            with Track(f"judging {name}", len(chosen) * explanations(explainer)) as track:
 
                 def tick(count: int, track: Track = track) -> None:
                     track.advance(by=count)

@@ -145,6 +145,11 @@ def classifier_quality(
     return metric.compute()
 
 
+def explanations(explainer: Explainer | Attributor) -> int:
+    """How many times `judge` has each image explained: once, or once in each direction."""
+    return 2 if goes_both_ways(explainer) else 1
+
+
 def judge(
     explainer: Explainer | Attributor,
     classifier: nn.Module,
@@ -161,7 +166,8 @@ def judge(
 ) -> Judged:
     """Every metric of one explainer over `indices`, under each of several thresholds (the first is the main one).
 
-    The main extractor's metrics are the result's keys; each extractor's are also under its own name.
+    The main extractor's metrics are the result's keys; each extractor's are also under its own name. `tick` is called
+    with the numbers of images explained, `explanations` times all of them.
     """
     main = next(iter(extractors))
     # What does not depend on the mask is not measured again under a further threshold: it passes every image.
@@ -207,7 +213,7 @@ def judge(
     if goes_both_ways(explainer):
         either_way = [metric for metric in measured[main].values() if isinstance(metric, EITHER_WAY)]
         made_abnormal = _judge_made_abnormal(
-            explainer, classifier, dataset, device, extractors[main], either_way, indices, batch_size, show
+            explainer, classifier, dataset, device, extractors[main], either_way, indices, batch_size, show, tick
         )
     blocks = {name: {k: v for m in group.values() for k, v in m.compute().items()} for name, group in measured.items()}
     result_metrics = {**blocks[main], "threshold": extractors[main].threshold}
@@ -227,6 +233,7 @@ def _judge_made_abnormal(
     indices: Sequence[int],
     batch_size: int,
     show: Sequence[int],
+    tick: Callable[[int], None],
 ) -> dict[int, Result]:
     """Updates the metrics with counterfactuals for the abnormal class; returns those of the normal images to show."""
     shown: dict[int, Result] = {}
@@ -249,6 +256,7 @@ def _judge_made_abnormal(
         for position, index in enumerate(chosen):
             if index in show and dataset.labels[index] == NORMAL:
                 shown[index] = _single(result, position)
+        tick(len(chosen))
     return shown
 
 

@@ -55,5 +55,5 @@ def test_the_head_is_told_grades_in_place_of_labels() -> None:
 def test_what_it_cannot_be_told_is_refused() -> None:
     with pytest.raises(DataError, match=r"no grades, which method\.autoencoder\.grades"):
         next(iter(toy_method(loss={"head": 1.0}, grades=3).losses(blobs(0), 0)))
-    with pytest.raises(ConfigError, match=r"method\.autoencoder\.grades: must be 2 or more"):
+    with pytest.raises(ConfigError, match=r"method\.autoencoder\.grades: must be null, or 2 or more"):
         toy_method(grades=1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from cfxai.data.dataset import Dataset
 from cfxai.data.export import Origin
 from cfxai.errors import DataError
-from cfxai.judging import LesionFree, classifier_quality, judge, maps
+from cfxai.judging import LesionFree, classifier_quality, explanations, judge, maps
 from cfxai.masks.threshold import Threshold
 from cfxai.metrics.counterfactual import CounterfactualQuality
 from cfxai.metrics.segmentation import Segmentation
@@ -126,6 +126,11 @@ def test_ticks_count_images() -> None:
     ticks: list[int] = []
     judged(Darken(), dataset(), tick=ticks.append, indices=[0, 1, 5, 9])
     assert ticks == [3, 1]
+    ticks.clear()
+    both = Darken()
+    both.both_ways = True  # type: ignore[attr-defined]
+    judged(both, dataset(), tick=ticks.append, indices=[0, 1, 5, 9])
+    assert (ticks, explanations(both), explanations(Darken())) == ([3, 1] * 2, 2, 1)
 
 
 def test_with_masks_the_threshold_of_highest_iou_is_chosen() -> None:

@@ -148,9 +148,7 @@ class DiffusionAutoencoder:
         if at_once < 1:
             raise ConfigError(f"method.at_once: must be 1 or more, got {at_once}.")
         if grades is not None and grades < 2:
-            raise ConfigError(
-                f"method.autoencoder.grades: must be 2 or more, grade 0 among them, or null; got {grades}."
-            )
+            raise ConfigError(f"method.autoencoder.grades: must be null, or 2 or more with grade 0, got {grades}.")
         self.autoencoder, self.schedule, self.sampling, self.loss = autoencoder, schedule, sampling, loss
         self.average = Average(autoencoder, average, warm_up=warm_up)
         self.network = cast(Autoencoder, self.average.module)
