@@ -102,7 +102,8 @@ def panel(
         for name, text in (below[i] if below else {}).items():
             axes[i, columns.index(name)].set_xlabel(text, fontsize=7)
     if drawn is not None:
-        figure.colorbar(drawn, ax=axes, shrink=0.5, label="|x - x_cf| (share of the intensity range)")
+        label = "|x - x_cf|, share of\nthe intensity range"  # in two lines, a single row is tall enough for it
+        figure.colorbar(drawn, ax=axes, shrink=0.5).set_label(label, fontsize=7)
     if caption:
         figure.text(0.01, 0.002, caption, fontsize=7, va="bottom")
         layout.set(rect=(0, 0.03, 1, 0.97))
