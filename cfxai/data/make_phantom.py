@@ -125,5 +125,6 @@ def summarise(manifest: Path, kind: str) -> None:
         sick = sum(row["label"] == "1" for row in rows if row["split"] == split)
         print(f"{split:>6}: {patients:4d} patients, {sick} with {lesion}")
     print(f"look:   {manifest.parent / 'preview.png'}")
-    data = "data=phantom_kidney " if "side" in rows[0] else DATA[kind]
+    one_kidney = kind == "abdomen" and "side" in rows[0]
+    data = "data=phantom_kidney " if one_kidney else DATA[kind]
     print(f"next:   python tools/train.py -c conf/coin_kidney.yaml {data}data.manifest={manifest}")
