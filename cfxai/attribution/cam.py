@@ -5,6 +5,8 @@ One pass forward and one back, from the score to the layer, serve a whole batch;
 Papers end in a ReLU, for display; ours are signed. All are enlarged linearly to the image's size.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,7 @@ from cfxai.nn.freeze import frozen
 from cfxai.protocols import Image, Labels, Saliency, Target
 
 
-class GradientCAM:
+class GradientCAM(ABC):
     """What all have in common.
 
     Args:
@@ -39,12 +41,13 @@ class GradientCAM:
             self.verify(image, target, maps, gradient, score)
         return upsample(self.combine(maps, gradient), image.shape[2:])
 
+    @abstractmethod
     def combine(self, maps: Tensor, gradient: Tensor) -> Tensor:
         """Maps and their gradient [b c *small] to the weighted sum [b *small]."""
-        raise NotImplementedError
 
     def verify(self, image: Image, target: Target, maps: Tensor, gradient: Tensor, score: Tensor) -> None:
         """Raise UnsuitableError if the formula does not hold for this network."""
+        return  # most hold for all
 
 
 class GradCAM(GradientCAM):

@@ -1,5 +1,6 @@
 """The game that an image's regions play: the target's score while some are shown and the others hidden."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -16,7 +17,7 @@ REST = "rest"
 """The name of what is in no region."""
 
 
-class RegionAttributor:
+class RegionAttributor(ABC):
     """Gives each region a value, from scores of coalitions: images of which only some regions are shown.
 
     Where regions overlap, or are soft, a pixel belongs to each by its share; what is missing to 1 belongs to the rest,
@@ -68,13 +69,13 @@ class RegionAttributor:
                 values[i, playing] = self.values(coalitions, scores).to(values)
         return values
 
+    @abstractmethod
     def coalitions(self, players: int) -> Bool[Tensor, "n p"]:
         """Which to ask about, True = shown: the same for all images with so many regions."""
-        raise NotImplementedError
 
+    @abstractmethod
     def values(self, coalitions: Bool[Tensor, "n p"], scores: Float[Tensor, " n"]) -> Float[Tensor, " p"]:
         """From the coalitions' scores, in float64, to the regions' values."""
-        raise NotImplementedError
 
     def _scores(
         self, network: nn.Module, image: Image, target: Target, index: int, shares: Tensor, coalitions: Tensor

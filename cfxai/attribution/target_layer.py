@@ -1,6 +1,6 @@
 """The layer whose activation maps a CAM method weighs."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 
 import torch
@@ -71,12 +71,10 @@ class TargetLayer:
             return self._layout.output(maps.clone(), output)
 
         with self._found(image).register_forward_hook(replace):
-            try:
+            with suppress(RuntimeError):  # of what passes the layer by, as in a U-Net, and meets n images as one
                 output = self.classifier(image)  # what comes before the layer runs once
                 if len(output) == len(maps):
                     return output
-            except RuntimeError:
-                pass  # it passes the layer by, as in a U-Net, and meets n images as one
             return self.classifier(image.expand(len(maps), *image.shape[1:]))
 
     def _found(self, image: Image) -> nn.Module:
