@@ -131,6 +131,14 @@ class Promises:
             alone = make(network).attribute(images[i : i + 1], LABELS[i : i + 1])
             assert torch.allclose(together[i], alone[0], rtol=1e-4, atol=1e-6)
 
+    def test_gives_full_precision_under_autocast_or_refuses(
+        self, make: Make, network: nn.Module, images: Tensor
+    ) -> None:
+        with torch.autocast("cpu", torch.bfloat16), suppress(UnsuitableError):
+            saliency = make(network).attribute(images, LABELS)
+            assert saliency.dtype == torch.float32
+            assert saliency.isfinite().all()
+
     def test_leaves_the_classifier_as_it_was(self, make: Make, network: nn.Module, images: Tensor) -> None:
         network.train()
         network.body[2].eval()

@@ -9,6 +9,7 @@ from cfxai.attribution.occluded import repeated
 from cfxai.attribution.target_layer import TargetLayer, upsample
 from cfxai.attribution.targets import as_target
 from cfxai.errors import ConfigError
+from cfxai.nn.autocast import in_full
 from cfxai.nn.freeze import frozen
 from cfxai.protocols import Image, Labels, Saliency, Target
 
@@ -43,7 +44,8 @@ class AblationCAM:
                 weights = (spatial_sum(gradient) * spatial_sum(maps) / maps[0, 0].numel()).flatten(1)
             else:
                 weights = score[:, None] - self._ablated(image, maps, target)
-        saliency = torch.einsum("bk,bk...->b...", weights, maps)
+        with in_full(image.device):
+            saliency = torch.einsum("bk,bk...->b...", weights, maps)
         return upsample(saliency, image.shape[2:])
 
     @torch.no_grad()

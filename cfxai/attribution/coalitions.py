@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from cfxai.attribution.occluded import repeated, seen_through
 from cfxai.attribution.targets import as_target
 from cfxai.errors import ConfigError
+from cfxai.nn.autocast import in_full
 from cfxai.nn.fold import fast_inference
 from cfxai.protocols import Image, Labels, Regions, Saliency, Target
 
@@ -51,7 +52,8 @@ class RegionAttributor(ABC):
         values, shares = self.region_values(image, target), self._shares(image)
         area = shares.flatten(2).sum(2)
         density = values / area.where(area > 0, torch.ones_like(area))
-        return torch.einsum("br,br...->b...", density, shares)
+        with in_full(image.device):
+            return torch.einsum("br,br...->b...", density, shares)
 
     @torch.no_grad()
     def region_values(self, image: Image, target: Labels | Target) -> Float[Tensor, "b players"]:

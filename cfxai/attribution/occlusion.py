@@ -54,10 +54,12 @@ class Occlusion:
         with fast_inference(self.classifier, image, passes) as network:
             score = target.score(network(image))
             drops = torch.stack([score[i] - self._scores(network, image, target, i, axes) for i in range(len(image))])
-        saliency, coverage = drops.unflatten(1, [len(axis) for axis in axes]), torch.ones_like(image[0, 0])
-        for dim, axis in enumerate(axes):
-            saliency = torch.tensordot(saliency, axis, ([1], [0]))  # the axis moves to the end: all in order at last
-            coverage = coverage * axis.sum(0).view(-1, *[1] * (len(axes) - 1 - dim))
+            saliency, coverage = drops.unflatten(1, [len(axis) for axis in axes]), torch.ones_like(image[0, 0])
+            for dim, axis in enumerate(axes):
+                saliency = torch.tensordot(
+                    saliency, axis, ([1], [0])
+                )  # the axis moves to the end: in order at last
+                coverage = coverage * axis.sum(0).view(-1, *[1] * (len(axes) - 1 - dim))
         return saliency / coverage
 
     def _scores(self, network: nn.Module, image: Image, target: Target, index: int, axes: list[Tensor]) -> Tensor:

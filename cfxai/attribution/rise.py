@@ -72,7 +72,7 @@ class RISE:
         target = as_target(target)
         means = [_VisibleMean(2 if self.antithetic else 1) for _ in image]
         with fast_inference(self.classifier, image, self.masks * len(image)) as network:
-            for visible in self.occlusions(image.shape[2:]):
+            for visible in self.occlusions(image.shape[2:], image.device):
                 visible = visible.to(image)
                 for i, mean in enumerate(means):
                     if self.tolerance is None or mean.error() > self.tolerance:
@@ -81,7 +81,7 @@ class RISE:
                         mean.add(question.probability(output), visible, spread=self.tolerance is not None)
         return torch.stack([mean.value() for mean in means])
 
-    def occlusions(self, size: torch.Size) -> Iterator[Tensor]:
+    def occlusions(self, size: torch.Size, device: torch.device | None = None) -> Iterator[Tensor]:
         """The masks [n *size] in [0, 1], `batch_size` at a time; made on each call, since that costs little.
 
         A coarse grid of visible and hidden cells is upsampled linearly to one cell more than the image and cropped at
@@ -91,10 +91,10 @@ class RISE:
         pair = 2 if self.antithetic else 1
         count = self.masks // pair
         grids = torch.rand((count, *[self.cells] * len(size)), generator=random) < self.keep
-        rows = [self._interpolation(length, count, random) for length in size]
+        rows = [self._interpolation(length, count, random).to(device) for length in size]
         for start in range(0, count, self.batch_size // pair):
             chunk = slice(start, start + self.batch_size // pair)
-            masks = grids[chunk].float()
+            masks = grids[chunk].to(device, torch.float32)
             for matrix in rows:  # replaces the first axis, coarse, by a fine last one; in the end all are in order
                 masks = torch.einsum("nc...,nlc->n...l", masks, matrix[chunk])
             yield torch.stack([masks, 1 - masks], 1).flatten(0, 1) if self.antithetic else masks

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cfxai.attribution.layouts import Layout, Tokens, layout
 from cfxai.errors import ConfigError, UnsuitableError
+from cfxai.nn.autocast import widened
 from cfxai.nn.features import trace
 from cfxai.nn.freeze import frozen
 from cfxai.protocols import Image, Target
@@ -42,12 +43,12 @@ class TargetLayer:
         maps: list[Tensor] = []
 
         def cut(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
-            maps[:] = [self._layout.maps(output).detach().requires_grad_(torch.is_grad_enabled())]
+            maps[:] = [widened(self._layout.maps(output).detach()).requires_grad_(torch.is_grad_enabled())]
             # A clone: the next layer may work in place, which is forbidden on a leaf.
-            return self._layout.output(maps[0].clone(), output.detach())
+            return self._layout.output(maps[0].clone().to(output.dtype), output.detach())
 
         with self._found(image).register_forward_hook(cut):
-            output = self.classifier(image)
+            output = widened(self.classifier(image))
         return maps[0], output
 
     def differentiate(self, image: Image, target: Target) -> tuple[Tensor, Tensor, Float[Tensor, " b"]]:
@@ -68,14 +69,14 @@ class TargetLayer:
         """The network's output [n …] for one image, had its layer given each of these maps [n c *small]."""
 
         def replace(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
-            return self._layout.output(maps.clone(), output)
+            return self._layout.output(maps.clone().to(output.dtype), output)
 
         with self._found(image).register_forward_hook(replace):
             with suppress(RuntimeError):  # of what passes the layer by, as in a U-Net, and meets n images as one
                 output = self.classifier(image)  # what comes before the layer runs once
                 if len(output) == len(maps):
-                    return output
-            return self.classifier(image.expand(len(maps), *image.shape[1:]))
+                    return widened(output)
+            return widened(self.classifier(image.expand(len(maps), *image.shape[1:])))
 
     def _found(self, image: Image) -> nn.Module:
         if self._module is None:

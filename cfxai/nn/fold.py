@@ -15,6 +15,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from cfxai.nn.autocast import Autocast, in_full
 from cfxai.nn.freeze import frozen
 from cfxai.nn.memory_format import channels_last
 from cfxai.protocols import Image
@@ -28,12 +29,12 @@ def fast_inference(network: nn.Module, image: Image, passes: int) -> Iterator[nn
     """The network for `passes` passes of an image like `image`: evaluation mode, channels-last, under inference_mode.
 
     If there are many, batch norms are folded into convolutions, in a copy. It is made anew for each call, and so
-    follows the weights; `network` itself is afterwards as before.
+    follows the weights; `network` itself is afterwards as before. Under autocast the network alone computes in 16 bits.
     """
-    with torch.inference_mode(False), torch.no_grad(), frozen(network):
+    with in_full(image.device) as precision, torch.inference_mode(False), torch.no_grad(), frozen(network):
         copy = folded(network, image) if passes >= WORTH_FOLDING else network
         with channels_last(copy), torch.inference_mode():
-            yield copy
+            yield copy if precision is None else Autocast(copy, precision)
 
 
 @torch.no_grad()
