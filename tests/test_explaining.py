@@ -1,33 +1,22 @@
-"""A run explains a user's images: any size and format, in their own geometry, and in one sentence where it cannot."""
+"""A run explains a user's images: any size and format, in their own geometry."""
 
-import csv
-import gzip
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
-import pydicom
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from images_to_explain import BRIGHT, DARK, spot, write_dicom
 from PIL import Image as Pil
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from untrained_run import Both, legible, untrained_run
 
-from cfxai.cli.explain import explain_command
-from cfxai.errors import ConfigError, DataError
-from cfxai.explaining import bounds
 from cfxai.loaded import LoadedRun, load_run
 
 SIZE = 32  # of the run's images
-BRIGHT, DARK = 230, 40  # of 255: +0.80 and -0.69 of [-1, 1]
 
 
 @pytest.fixture(scope="module")
@@ -45,30 +34,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> LoadedRun:
 @pytest.fixture(scope="module")
 def scans(volumes: Path) -> LoadedRun:
     return legible(volumes)
-
-
-def spot(height: int, width: int, rows: slice, columns: slice) -> np.ndarray:
-    picture = np.full((height, width), DARK, np.uint8)
-    picture[rows, columns] = BRIGHT
-    return picture
-
-
-def write_dicom(path: Path, pixels: np.ndarray, spacing: float = 6.0) -> Path:
-    """A CT slice in HU with identifiers."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, CTImageStorage
-    meta.MediaStorageSOPInstanceUID = "1.2.3.4711"
-    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    dataset.PatientName, dataset.PatientID, dataset.Modality = "Musterfrau^Erika", "ID-SECRET-4711", "CT"
-    dataset.AccessionNumber, dataset.PatientBirthDate = "ACC-0815-99", "19700101"
-    dataset.Rows, dataset.Columns = pixels.shape
-    dataset.PixelSpacing, dataset.SamplesPerPixel = [spacing, spacing], 1
-    dataset.PhotometricInterpretation, dataset.PixelRepresentation = "MONOCHROME2", 1
-    dataset.BitsAllocated = dataset.BitsStored = 16
-    dataset.HighBit, dataset.RescaleSlope, dataset.RescaleIntercept = 15, 1, 0
-    dataset.PixelData = pixels.astype("<i2").tobytes()
-    dataset.save_as(path)
-    return path
 
 
 # Preparation
@@ -261,7 +226,7 @@ def test_saliency_lies_on_the_images_grid(volumes: Path) -> None:
     assert found.saliency["gradient"].max() > 0
 
 
-# What is odd, and what is bad
+# What is odd
 
 
 def test_colour_in_a_grey_run(pictures: LoadedRun) -> None:
@@ -281,166 +246,3 @@ def test_twenty_megapixels(pictures: LoadedRun, tmp_path: Path) -> None:
     assert found.mask.shape == (5000, 4000)
     # 8 x 8 whole cells; between those of 0.4 and 0, the difference is 0.25 an eighth of a cell inside the edge.
     assert found.mask.mean() == pytest.approx((8 - 2 / 8) ** 2 / SIZE**2, rel=0.01)
-
-
-def one_pixel(folder: Path) -> Path:
-    Pil.new("L", (1, 1)).save(folder / "x.png")
-    return folder / "x.png"
-
-
-def text_as_png(folder: Path) -> Path:
-    (folder / "x.png").write_text("hello")
-    return folder / "x.png"
-
-
-def cut_dicom(folder: Path) -> Path:
-    path = write_dicom(folder / "x.dcm", np.zeros((32, 32)))
-    path.write_bytes(path.read_bytes()[:-900])
-    return path
-
-
-def bomb(folder: Path) -> Path:
-    Pil.new("1", (30000, 30000)).save(folder / "x.png")
-    return folder / "x.png"
-
-
-def lesser_bomb(folder: Path) -> Path:
-    """Over the size at which Pillow warns, under the one that it refuses."""
-    Pil.new("1", (10000, 10000)).save(folder / "x.png")
-    return folder / "x.png"
-
-
-def gzip_bomb(folder: Path) -> Path:
-    (folder / "x.nii.gz").write_bytes(gzip.compress(bytes(2_000_000)))
-    return folder / "x.nii.gz"
-
-
-def huge_dicom(folder: Path) -> Path:
-    path = write_dicom(folder / "x.dcm", np.zeros((32, 32)))
-    dataset = pydicom.dcmread(path)
-    dataset.Rows = dataset.Columns = 60000
-    dataset.save_as(path)
-    return path
-
-
-def missing(folder: Path) -> Path:
-    return folder / "nowhere.png"
-
-
-def other_kind(folder: Path) -> Path:
-    (folder / "x.docx").write_text("a report")
-    return folder / "x.docx"
-
-
-@pytest.mark.parametrize(
-    ("make", "said"),
-    [
-        (one_pixel, "has 1 x 1 pixels, too few to explain"),
-        (text_as_png, "damaged or not what its name says"),
-        (cut_dicom, "copy it again"),
-        (bomb, "crop or shrink it"),
-        (lesser_bomb, "has 10000 x 10000 pixels"),
-        (gzip_bomb, "bytes unpacked"),
-        (huge_dicom, "has 3,600,000,000 pixels"),
-        (missing, "no such file"),
-        (other_kind, "unknown kind of image"),
-    ],
-)
-def test_bad_input_is_one_sentence(
-    pictures: LoadedRun, tmp_path: Path, make: Callable[[Path], Path], said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bounds, "MOST_BYTES", 1_000_000)
-    path = make(tmp_path)
-    with pytest.raises(DataError, match=said) as caught:
-        pictures.explain(path)
-    assert path.name in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_messages_call_an_array_the_image(pictures: LoadedRun) -> None:
-    with pytest.raises(DataError, match=r"^the image: has 4 x 4 pixels"):
-        pictures.explain(np.zeros((4, 4), np.uint8))
-
-
-# The command
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    inside = tmp_path / "images"
-    (inside / "deeper").mkdir(parents=True)
-    Pil.fromarray(spot(40, 30, slice(4, 20), slice(4, 20))).save(inside / "a.png")
-    Pil.fromarray(spot(20, 20, slice(4, 9), slice(4, 9))).convert("RGB").save(inside / "deeper/a.jpg")
-    text_as_png(inside)
-    return inside
-
-
-def test_the_command(volumes: Path, folder: Path, tmp_path: Path, capsys: Any) -> None:
-    out = tmp_path / "out"
-    words = ["-cp", str(volumes), str(folder), "--out", str(out), "-cft", "0.01", "-at", "gradient"]
-    assert explain_command(words) == 3
-    with open(out / "explanations.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [Path(row["file"]).name for row in rows] == ["a.png", "x.png", "a.jpg"]
-    assert [bool(row["problem"]) for row in rows] == [False, True, False]
-    for row in (rows[0], rows[2]):
-        for when in ("before", "after"):
-            assert sum(float(row[f"p_{name}_{when}"]) for name in ("normal", "abnormal")) == pytest.approx(1, abs=1e-5)
-        assert row["threshold"] == "0.01"
-    names = {path.name for path in out.iterdir()}
-    kinds = ("counterfactual", "difference", "mask", "gradient", "panel")
-    assert names == {*(f"{name}-{kind}.png" for name in ("images_a", "deeper_a") for kind in kinds),
-                     "explanations.csv", "log.txt"}  # fmt: skip
-    assert "x.png: cannot be read" in (out / "log.txt").read_text()
-
-
-def test_an_earlier_result_is_kept(volumes: Path, folder: Path) -> None:
-    for name in ("explanations", "explanations-1"):
-        assert explain_command(["-cp", str(volumes), str(folder / "a.png")]) == 0
-        assert (volumes / name / "explanations.csv").is_file()
-    with pytest.raises(ConfigError, match="is not an empty folder"):
-        explain_command(["-cp", str(volumes), str(folder / "a.png"), "-o", str(volumes / "explanations")])
-
-
-def test_a_folder_of_dicom_slices_is_one_volume(volumes: Path, tmp_path: Path) -> None:
-    series = tmp_path / "series"
-    series.mkdir()
-    for number in range(3):
-        path = write_dicom(series / f"{number}.dcm", np.full((40, 40), 10 * number))
-        dataset = pydicom.dcmread(path)
-        dataset.SeriesInstanceUID, dataset.ImageOrientationPatient = "1.2.3", [1, 0, 0, 0, 1, 0]
-        dataset.ImagePositionPatient = [0, 0, 5 * number]
-        dataset.save_as(path)
-    assert explain_command(["-cp", str(volumes), str(tmp_path / "series"), "-o", str(tmp_path / "out")]) == 0
-    assert nib.load(tmp_path / "out/series-mask.nii.gz").shape == (40, 40, 3)
-
-
-def test_folders_without_images_or_rights(volumes: Path, folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty: has no images that can be read"):
-        explain_command(["-cp", str(volumes), str(tmp_path / "empty")])
-    scandir = os.scandir
-
-    def refused(path: Any) -> Any:
-        if Path(path) == folder / "deeper":
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refused)
-    with pytest.raises(DataError, match=r"deeper: cannot be read \(Permission denied\)"):
-        explain_command(["-cp", str(volumes), str(folder / "deeper")])
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ("", "name a run"),
-        ("-cp RUN", "name images"),
-        ("-cp RUN x.png -at gradcam", "no such attributor; did you mean grad_cam"),
-        ("-cp RUN x.png -cft 2", "-cft 2.0: must be between 0 and 1"),
-        ("-cp RUN x.png --outt y", "no such flag"),
-    ],
-)
-def test_a_wrong_command_is_one_sentence(volumes: Path, words: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        explain_command(words.replace("RUN", str(volumes)).split())

@@ -1,6 +1,5 @@
-"""The readers of published graded data sets, on small folders in exactly their layout; MetaImage files; colour."""
+"""The readers of published graded data sets, on small folders in exactly their layout; colour."""
 
-import base64
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,7 @@ from cfxai.config.build import Parts
 from cfxai.config.catalogue import CONF
 from cfxai.data.dataset import Data
 from cfxai.data.intensity import FullRange, Window
-from cfxai.data.published.crop import centres_of_labels, write_crop
 from cfxai.data.published.verse import Verse
-from cfxai.data.readers import read_image
-from cfxai.data.scan import volume
 from cfxai.errors import DataError
 
 REAL = Path(__file__).parents[2] / "shared/data/files/nifti_tptbox_vertebra"
@@ -49,81 +45,6 @@ def write_metaimage(path: Path, values: np.ndarray, affine: np.ndarray) -> None:
         f"DimSize = {line(values.shape)}\nElementType = {kind}\nElementDataFile = LOCAL\n"
     )
     path.write_bytes(header.encode() + values.tobytes(order="F"))
-
-
-# MetaImage
-
-BY_ITK = (
-    "T2JqZWN0VHlwZSA9IEltYWdlCk5EaW1zID0gMwpCaW5hcnlEYXRhID0gVHJ1ZQpCaW5hcnlEYXRhQnl0ZU9yZGVyTVNCID0gRmFsc2UKQ29tcHJl"
-    "c3NlZERhdGEgPSBUcnVlCkNvbXByZXNzZWREYXRhU2l6ZSA9IDMzClRyYW5zZm9ybU1hdHJpeCA9IDAgMC44MDAwMDAwMDAwMDAwMDAwNCAtMC41"
-    "OTk5OTk5OTk5OTk5OTk5OCAwIDAuNTk5OTk5OTk5OTk5OTk5OTggMC44MDAwMDAwMDAwMDAwMDAwNCAxIDAgMApPZmZzZXQgPSAxMCAtMjAgNS41"
-    "CkNlbnRlck9mUm90YXRpb24gPSAwIDAgMApBbmF0b21pY2FsT3JpZW50YXRpb24gPSBBSVIKRWxlbWVudFNwYWNpbmcgPSAzIDAuNSAwLjc1CkRp"
-    "bVNpemUgPSAzIDIgMgpFbGVtZW50VHlwZSA9IE1FVF9TSE9SVApFbGVtZW50RGF0YUZpbGUgPSBMT0NBTAp4Xrvyz+L/nP8MDCkMJxh0GCcwfmGM"
-    "YNrDpMAMAImQCL8="
-)
-"""Written by SimpleITK 2.5: 3 x 2 x 2 voxels, -300, -200, … with i running fastest, compressed."""
-
-
-def test_a_file_by_itk_is_read_with_its_geometry(tmp_path: Path) -> None:
-    (tmp_path / "scan.mha").write_bytes(base64.b64decode(BY_ITK))
-    scan = read_image(tmp_path / "scan.mha")
-    np.testing.assert_array_equal(scan.pixels[0], np.arange(-300, 900, 100).reshape((3, 2, 2), order="F"))
-    physical = {(0, 0, 0): (10, -20, 5.5), (1, 0, 0): (10, -17.6, 3.7), (0, 1, 0): (10, -19.7, 5.9)}
-    for voxel, (left, back, up) in (physical | {(0, 0, 1): (10.75, -20, 5.5)}).items():
-        np.testing.assert_allclose(scan.affine @ [*voxel, 1], [-left, -back, up, 1], atol=1e-9)
-    np.testing.assert_allclose(scan.spacing, (3.0, 0.5, 0.75))
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        (b"LOCAL", b"scan.raw", r"its voxels lie in another file, scan\.raw"),
-        (b"MET_SHORT", b"MET_OTHER", "save it as one 3-D volume of numbers"),
-        (b"DimSize = 3 2 2", b"DimSize = 3 2 9", "damaged or not what its name says"),
-        (b"ElementDataFile", b"Element", "damaged or not what its name says"),
-    ],
-)
-def test_a_metaimage_that_cannot_be_used_is_named(tmp_path: Path, old: bytes, new: bytes, message: str) -> None:
-    (tmp_path / "scan.mha").write_bytes(base64.b64decode(BY_ITK).replace(old, new))
-    with pytest.raises(DataError, match=message):
-        read_image(tmp_path / "scan.mha")
-
-
-# Boxes
-
-
-@pytest.mark.parametrize("codes", ["RAS", "LPI", "PIR", "ASL"])
-def test_a_box_has_the_values_at_its_own_places_whatever_the_orientation(tmp_path: Path, codes: str) -> None:
-    rng, spacing = np.random.default_rng(0), np.array([2.0, 1.0, 0.5])
-    turned = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(codes))
-    whole = nib.Nifti1Image(rng.integers(0, 999, (9, 14, 30)).astype(np.int16), np.diag([*spacing, 1.0]))
-    scan = volume(
-        np.asarray((stored := whole.as_reoriented(turned)).dataobj, np.float32), stored.affine, tmp_path / "whole"
-    )
-    for centre, outside in ((np.array([8.0, 6.0, 7.0]), False), (np.array([16.0, 0.0, 14.5]), True)):
-        write_crop(scan, centre, (6.0, 5.0, 4.0), tmp_path / "box.nii.gz", fill=-7.0)
-        box = nib.load(tmp_path / "box.nii.gz")
-        assert nib.aff2axcodes(box.affine) == ("R", "A", "S")
-        assert box.shape == (3, 5, 8)
-        middle = box.affine[:3, :3] @ ((np.array(box.shape) - 1) / 2) + box.affine[:3, 3]
-        assert (np.abs(middle - centre) <= spacing / 2 + 1e-6).all()
-        filled = 0
-        for voxel, value in np.ndenumerate(np.asarray(box.dataobj)):
-            there = np.rint((box.affine @ [*voxel, 1])[:3] / spacing).astype(int)
-            inside = (there >= 0).all() and (there < whole.shape).all()
-            assert value == (whole.dataobj[tuple(there)] if inside else -7)
-            filled += not inside
-        assert (filled > 0) == outside
-
-
-def test_the_centre_of_a_label_is_its_centre_of_mass(tmp_path: Path) -> None:
-    labels = np.zeros((6, 8, 10), np.float32)
-    labels[1:4, 2, 5], labels[5, 3:5, 0] = 3, 201
-    affine = np.array([[0, -2.0, 0, 5], [1.5, 0, 0, -1], [0, 0, 3, 2], [0, 0, 0, 1]])
-    centres = centres_of_labels(volume(labels, affine, tmp_path))
-    assert sorted(centres) == [3, 201]
-    np.testing.assert_allclose(centres[3], (affine @ [2, 2, 5, 1])[:3])
-    np.testing.assert_allclose(centres[201], (affine @ [5, 3.5, 0, 1])[:3])
 
 
 # RetinaMNIST
