@@ -1,10 +1,7 @@
 """evaluate(run): every explainer of a run, judged on the held-out split by `judging`; table, panels, masks, JSON."""
 
-import json
 import logging
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from itertools import count
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +10,24 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from cfxai.classifier_figure import write_classifier_figure
-from cfxai.classifier_judging import Predictions, judge_classifier
+from cfxai.classifier_judging import judge_classifier
 from cfxai.config.build import Parts
 from cfxai.config.catalogue import CONF, options
-from cfxai.data.dataset import Data, Dataset
+from cfxai.data.dataset import Data
 from cfxai.errors import ConfigError, UnsuitableError
+from cfxai.evaluation_files import Findings, write_evaluation
 from cfxai.judging import LesionFree, explanations, faithfulness_metrics, judge, metric_factory
 from cfxai.nn.features import penultimate
 from cfxai.nn.weights import digest, load_weights
-from cfxai.protocols import NORMAL, Attributor, Explainer, Graded, Result
-from cfxai.report import classifier_line, tables, write_cases, write_made_abnormal, write_panels, write_sanity
+from cfxai.protocols import NORMAL, Attributor, Explainer, Graded
 from cfxai.run.checkpoint import load_checkpoint, restore
 from cfxai.run.directory import Run, continue_command, locked, shown
 from cfxai.run.locate import locate
-from cfxai.run.progress import Track, console
-from cfxai.sanity_checks import Checked, check_attributors
+from cfxai.run.progress import Track
+from cfxai.sanity_checks import check_attributors
 from cfxai.selection import shown_cases, spaced
 from cfxai.settings import Settings
-from cfxai.sweeps import Swept, sweep_abnormal, write_sweep
+from cfxai.sweeps import sweep_abnormal
 from cfxai.thresholds import extractors
 
 log = logging.getLogger("cfxai")
@@ -151,10 +147,7 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
         oracle=load_oracle(parts, run, device),
     )
 
-    pictures: dict[str, dict[int, Result]] = {}
-    cases: dict[str, list[dict[str, Any]]] = {}
-    made_abnormal: dict[int, Result] = {}
-    masks, swept = None, None
+    findings = Findings(metrics, predictions)
     for name, explainer in subjects.items():
         counterfactual = isinstance(explainer, Explainer)
         chosen = indices if counterfactual else abnormal
@@ -174,7 +167,7 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
         except UnsuitableError as error:
             metrics["refused"][name] = str(error)
             continue
-        cases[name] = judged.metrics.pop("cases", None) or []
+        findings.cases[name] = judged.metrics.pop("cases", None) or []
         found = {**dict.fromkeys(APPLICABLE), **judged.metrics}
         if name in BESIDE:
             metrics[name] = found
@@ -183,29 +176,28 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
         if extractor := found.get("extractor"):
             metrics["realism"] = f"{extractor}, counterfactuals of abnormal images against real normal images"
         metrics["threshold_rules"].append(f"{name}: {rule}")
-        pictures[name] = judged.shown
-        made_abnormal |= judged.made_abnormal
+        findings.pictures[name] = judged.shown
+        findings.made_abnormal |= judged.made_abnormal
         if counterfactual:
-            metrics["cf_threshold"], masks = found["threshold"], judged.masks
+            metrics["cf_threshold"], findings.masks = found["threshold"], judged.masks
         if isinstance(explainer, Graded) and settings.sweep_images:
-            swept = sweep_abnormal(
+            findings.swept = sweep_abnormal(
                 name, explainer, classifier, dataset, indices, device,
                 settings=settings, between=run.stop_if_requested, ruler=load_ruler(parts, run, device),
             )  # fmt: skip
-            found |= swept.metrics() if swept else {}
+            found |= findings.swept.metrics() if findings.swept else {}
     if subjects and not metrics["explainers"]:
         raise UnsuitableError(" ".join(f"{name}: {why}" for name, why in metrics["refused"].items()))
-    checked: dict[str, Checked] = {}
     if settings.sanity:
-        checked = check_attributors(
-            {name: attributor_maker(parts, cfg, name) for name in settings.attributors if name in pictures},
+        findings.checked = check_attributors(
+            {name: attributor_maker(parts, cfg, name) for name in settings.attributors if name in findings.pictures},
             classifier, dataset, spaced(abnormal, settings.sanity_images), device,
             regions=parts["regions"] if "regions" in parts else None,  # noqa: SIM401
             seed=cfg.seed, between=run.stop_if_requested,
         )  # fmt: skip
-        for name, one in checked.items():
+        for name, one in findings.checked.items():
             metrics["explainers"][name]["sanity"] = one.numbers
-    write_evaluation(run, metrics, predictions, pictures, made_abnormal, cases, data, dataset, masks, checked, swept)
+    write_evaluation(run, data, findings)
     return metrics
 
 
@@ -252,60 +244,3 @@ def attributor_maker(parts: Parts, cfg: DictConfig, name: str) -> Callable[[nn.M
     if not isinstance(node, DictConfig):
         raise ConfigError(f"-at {name}: no such attributor; there are {', '.join(options('attribution'))}.")
     return lambda classifier: parts.fresh(node, f"attribution.{name}", classifier=classifier)
-
-
-def write_evaluation(
-    run: Run,
-    metrics: dict[str, Any],
-    predictions: Predictions,
-    pictures: Mapping[str, Mapping[int, Result]],
-    made_abnormal: Mapping[int, Result],
-    cases: Mapping[str, Sequence[Mapping[str, Any]]],
-    data: Data,
-    dataset: Dataset,
-    masks: np.ndarray | None,
-    checked: Mapping[str, Checked],
-    swept: Swept | None,
-) -> None:
-    """Prints the tables and writes `evaluation/`; an earlier one is kept beside it as `evaluation-1`, `-2`, …"""
-    scratch = run.directory / ".evaluation"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    write_classifier_figure(scratch / "panels/classifier.png", predictions, metrics["classifier"], data.classes)
-    if pictures:
-        main = next(iter(pictures))
-        threshold = metrics["explainers"][main]["threshold"]
-        caption = f"threshold {threshold:.3f}; green: hit, orange: false alarm, yellow: missed"
-        write_panels(scratch / "panels", main, pictures, dataset.ids, caption)
-        write_made_abnormal(scratch / "panels/made_abnormal.png", main, made_abnormal)
-    if checked:
-        write_sanity(scratch / "panels/sanity.png", {name: one.pictures for name, one in checked.items()})
-    if swept is not None:
-        write_sweep(scratch / "sweep", swept)
-    if masks is not None:
-        data.export_masks("test", masks, scratch / "masks")
-    if any(cases.values()):
-        write_cases(scratch / "cases.csv", cases)
-    (scratch / "metrics.json").write_text(json.dumps(metrics, indent=1))
-    if run.evaluation.exists():
-        number = next(n for n in count(1) if not (run.directory / f"evaluation-{n}").exists())
-        run.evaluation.rename(run.directory / f"evaluation-{number}")
-    scratch.rename(run.evaluation)
-
-    console.print(classifier_line(metrics))
-    log.info("picture  %s", shown(run.evaluation / "panels/classifier.png"))
-    for name, why in metrics["refused"].items():
-        log.warning("%s: no map. %s", name, why)
-    for table in tables(metrics) if metrics["explainers"] else []:
-        console.print(table)
-    log.info("metrics  %s", shown(run.evaluation / "metrics.json"))
-    if (overview := run.evaluation / "panels/overview.png").is_file():
-        log.info("panels   %s", shown(overview))
-    if checked:
-        log.info("sanity   %s", shown(run.evaluation / "panels/sanity.png"))
-    if swept is not None:
-        log.info("sweep    %s  %s", shown(run.evaluation / "sweep"), swept.summary())
-    if (per_case := run.evaluation / "cases.csv").is_file():
-        log.info("cases    %s", shown(per_case))
-    if masks is not None:
-        log.info("masks    %s", shown(run.evaluation / "masks"))

@@ -56,9 +56,7 @@ class Occlusion:
             drops = torch.stack([score[i] - self._scores(network, image, target, i, axes) for i in range(len(image))])
             saliency, coverage = drops.unflatten(1, [len(axis) for axis in axes]), torch.ones_like(image[0, 0])
             for dim, axis in enumerate(axes):
-                saliency = torch.tensordot(
-                    saliency, axis, ([1], [0])
-                )  # the axis moves to the end: in order at last
+                saliency = torch.tensordot(saliency, axis, ([1], [0]))  # the axis moves to the end: in order at last
                 coverage = coverage * axis.sum(0).view(-1, *[1] * (len(axes) - 1 - dim))
         return saliency / coverage
 
