@@ -141,6 +141,18 @@ def test_a_picture_of_a_ct_in_a_run_of_hu_says_what_it_assumes(scans: LoadedRun)
     assert any("no HU" in note for note in found.notes)
 
 
+def test_an_open_scale_in_a_run_of_pictures_says_what_it_assumes(pictures: LoadedRun, tmp_path: Path) -> None:
+    values = spot(64, 64, slice(20, 40), slice(20, 40))
+    expected = pictures.explain(np.where(values == BRIGHT, 255, 0).astype(np.uint8))
+    volume = (values.T.astype(np.int16) * 7 - 300)[::-1, ::-1, None]  # [i j k], RAS: columns to the left, rows upwards
+    nib.save(nib.Nifti1Image(np.ascontiguousarray(volume), np.eye(4)), tmp_path / "film.nii.gz")
+    found = pictures.explain(tmp_path / "film.nii.gz")
+    assert any("its extremes are taken for it" in note for note in found.notes)
+    assert found.before == pytest.approx(expected.before)
+    bright = values == BRIGHT  # around it an open scale has room for darker than dark
+    assert found.difference.squeeze().T[::-1, ::-1][bright] == pytest.approx(expected.difference[bright], abs=1e-5)
+
+
 # Files
 
 

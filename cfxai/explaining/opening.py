@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from PIL import Image as Pil
 
 from cfxai.data.geometry import Axis, display
-from cfxai.data.intensity import Fingerprint, FullRange, Window
+from cfxai.data.intensity import Fingerprint, FullRange, Percentile, Window
 from cfxai.data.prepare import Row, prepare
 from cfxai.data.readers import AS_DISPLAYED, read_image
 from cfxai.data.recipe import Recipe
@@ -169,6 +169,9 @@ def _unlabelled(recipe: Recipe, scan: Scan, channels: int | None, name: str) -> 
         if isinstance(recipe.intensity, Window) and scan.value_range is not None:
             recipe = replace(recipe, intensity=FullRange())
             notes.append("Its values are no HU; their full range is taken as the run's window.")
+    if isinstance(recipe.intensity, FullRange) and scan.value_range is None:
+        recipe = replace(recipe, intensity=Percentile(0.0, 100.0))
+        notes.append("Its scale has no full range, as the run's images have; its extremes are taken for it.")
     return recipe, notes
 
 
