@@ -148,7 +148,7 @@ class CycleGAN:
             if (told := getattr(network, "classes", 0)) != classes:
                 raise ConfigError(
                     f"{key}.classes: is {told}, but method.classes {classes}; method=cyclegan has a network for each of"
-                    f" 2 classes, one network for all is told them: {key}.classes={classes}."
+                    f" 2 classes, and method=stargan one for all that is told them; see conf/stargan_pneumonia.yaml."
                 )
         self.classifier = classifier.eval().requires_grad_(False)
         self.generator, self.discriminator, self.loss, self.pool = generator, discriminator, loss, pool
