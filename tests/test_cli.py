@@ -117,6 +117,12 @@ def test_mistaken_commands(project: Path, line: str, said: str) -> None:
     assert said in complaint(line)
 
 
+def test_shipped_experiments_are_found_from_any_folder(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not Path("conf").exists()
+    assert exit_code("-c conf/coin_kidney.yaml --cfg job") == 0
+    assert "coin" in capsys.readouterr().out
+
+
 def test_a_run_that_fails_before_it_learned_anything_leaves_no_directory(tmp_path: Path) -> None:
     (tmp_path / "short" / "classifier").mkdir(parents=True)
     discard_empty(tmp_path / "short")

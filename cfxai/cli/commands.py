@@ -164,6 +164,8 @@ def _existing(name: str) -> Path:
     if file.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"-c {name}: not a .yaml file{hint(f'conf/{file.name}.yaml', experiments())}")
     if not file.is_file():
+        if name in experiments():  # started from another folder
+            return CONF.parent / name
         beside = [str(other) for other in file.parent.glob("*.yaml")]
         raise ConfigError(f"-c {name}: no such file{hint(name, [*beside, *experiments()])}")
     return file
