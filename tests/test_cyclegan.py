@@ -328,10 +328,6 @@ def test_contradictions_are_refused(make: Any, message: str) -> None:
             "discriminator.width=4",
             "loss.penalty=1.0",
         ],
-        [
-            *("method=stargan", "generator=unet", "generator.classes=2", "generator.width=4"),
-            *("discriminator=patch_gan", "discriminator.classes=2", "discriminator.width=4"),
-        ],
     ],
 )
 def test_what_a_user_composes_trains(settings: list[str]) -> None:
@@ -339,9 +335,20 @@ def test_what_a_user_composes_trains(settings: list[str]) -> None:
     batch = spots(4, 0, pixels=64)
     values = run_steps(method, 1, lambda step: batch)
     assert values["d_real"] > 0
-    first, second = method.generator.children() if isinstance(method.generator, PerClass) else (method.generator, None)
-    if second is not None:
-        pairs = zip(first.parameters(), second.parameters(), strict=True)
-        assert any(not torch.equal(a, b) for a, b in pairs), "two networks, not one"
+    first, second = method.generator.children()
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    assert any(not torch.equal(a, b) for a, b in pairs), "two networks, not one"
     with torch.no_grad():
         assert method.generate(batch["image"], batch["label"]).counterfactual.shape == batch["image"].shape
+
+
+def test_one_key_makes_stargan_one_of_three_classes() -> None:
+    settings = ["classifier.classes=3", "generator.width=4", "discriminator.width=4"]
+    parts = Parts(compose(CONF / "stargan_pneumonia.yaml", settings))
+    method, batch = parts["method"], spots(6, 0, pixels=64) | {"label": torch.tensor([0, 1, 2, 0, 1, 2])}
+    assert isinstance(method, StarGAN)
+    assert run_steps(method, 1, lambda step: batch)["d_real"] > 0
+    with torch.no_grad():
+        made = [method.generate(batch["image"], torch.full((6,), target)).counterfactual for target in range(3)]
+        assert parts["oracle"](batch["image"]).shape == (6, 3)
+    assert not torch.equal(made[1], made[2])
