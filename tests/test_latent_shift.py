@@ -109,6 +109,13 @@ def test_the_head_stands_for_the_classifier_or_for_labels() -> None:
         assert ((method.generate(odd["image"], odd["label"]).extras["grade"] == 1) == expected).all()
 
 
+def test_a_classifier_that_never_calls_a_class_cannot_be_stood_for() -> None:
+    dark = batch(20, 3)
+    dark["image"] -= 0.6
+    with pytest.raises(DataError, match=r"calls none of the 20 training images class 1.*train it longer"):
+        LatentShift(UpperIsBright(), ByHand(), space=LatentSpace(2, kind="logistic")).fit([dark])
+
+
 class Timid(ByHand):
     """Renders a third of what it is asked for."""
 

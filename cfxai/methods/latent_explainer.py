@@ -94,7 +94,8 @@ class LatentExplainer:
         """Fits the space to the training split: "image", "group" and what it is told and to hold, image by image.
 
         Raises:
-            DataError: what `require` or `LatentSpace.fit` refuses.
+            DataError: what `require` or `LatentSpace.fit` refuses; a class that the classifier never calls, if it is
+                told.
         """
         z, groups = [], []
         columns: dict[str, list[Any]] = defaultdict(list)
@@ -106,6 +107,11 @@ class LatentExplainer:
                 columns[name] += self._called(batch["image"]) if name == CLASSIFIER else _cells(batch, name)
         values = {name: self._values(name, cells) for name, cells in columns.items()}
         told = torch.from_numpy(values.pop(self.told).astype(np.int64))
+        if self.told == CLASSIFIER and (unseen := set(range(self.space.classes)).difference(told.tolist())):
+            raise DataError(
+                f"The classifier calls none of the {len(told)} training images class {min(unseen)}, so that no head"
+                " can learn to tell it; train it longer (classifier_training.steps), or set method.told=label."
+            )
         self.space.fit(torch.cat(z), told, groups, values, digest=digest(self.autoencoder.network))
 
     @torch.no_grad()
