@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cfxai.data.dataset import Data
-from cfxai.data.geometry import Axis, display, from_display, resample, restore, to_display
+from cfxai.data.geometry import PLANES, Axis, as_displayed, display, from_display, resample, restore, to_display
 from cfxai.data.intensity import Window
 from cfxai.data.scan import Scan
 
@@ -48,11 +48,17 @@ def test_slices_are_shown_the_radiological_way(code: str) -> None:
     assert (np.diff(to_display(anterior, affine, "sagittal"), axis=2) < 0).all()
 
 
+@pytest.mark.parametrize("plane", PLANES)
+def test_voxels_that_lie_as_displayed_stay_as_they_are(plane: str) -> None:
+    voxels = np.arange(120).reshape(4, 5, 6)
+    np.testing.assert_array_equal(to_display(voxels, as_displayed(plane), plane), voxels)
+
+
 @settings(max_examples=40)
 @given(
     st.sampled_from(CODES),
     st.lists(st.floats(-0.5, 0.5), min_size=3, max_size=3),
-    st.sampled_from(["axial", "coronal", "sagittal", "volume"]),
+    st.sampled_from(sorted(PLANES)),
 )
 def test_display_is_undone_exactly(code: str, angles: list[float], plane: str) -> None:
     affine = oblique(code, angles, [0.7, 1.1, 3.0])
@@ -100,7 +106,7 @@ def test_restored_masks_are_the_original_at_fine_resolution(length: int, fine: i
 @given(
     st.sampled_from(CODES),
     st.lists(st.floats(-0.4, 0.4), min_size=3, max_size=3),
-    st.sampled_from(["axial", "coronal", "sagittal", "volume"]),
+    st.sampled_from(sorted(PLANES)),
     st.booleans(),
 )
 def test_exported_masks_lie_where_the_volume_lies(

@@ -17,6 +17,7 @@ from cfxai.data.augment import Augment
 from cfxai.data.batches import Batches
 from cfxai.data.dataset import Data, Dataset
 from cfxai.data.export import Origin
+from cfxai.data.geometry import WHOLE
 from cfxai.data.intensity import FullRange, Window
 from cfxai.errors import ConfigError, DataError
 
@@ -105,12 +106,13 @@ def test_volumes_become_labelled_slices(volumes: Path) -> None:
         ({"slice_range": [0.2, 0.5]}, 3),
         ({"plane": "coronal"}, 16),
         ({"plane": "volume"}, 1),
+        ({"plane": "sagittal_volume"}, 1),
     ],
 )
 def test_planes_and_positions(volumes: Path, settings: dict[str, Any], count: int) -> None:
     split = slices(volumes, **settings).split("test")
     assert len(split) == count
-    assert split.images.shape[2:] == (16,) * (3 if "volume" in settings.values() else 2)
+    assert split.images.shape[2:] == (16,) * (3 if "volume" in settings.get("plane", "") else 2)
 
 
 def test_organ_masks_lie_in_batches_when_asked_for(volumes: Path) -> None:
@@ -270,6 +272,17 @@ def test_masks_move_with_images(shape: tuple[int, ...]) -> None:
     still = Augment(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)(batch, torch.Generator().manual_seed(0))
     torch.testing.assert_close(still["image"], image)
     assert torch.equal(still["mask"], batch["mask"])
+
+
+@pytest.mark.parametrize(
+    ("plane", "axis"),
+    [("axial", 3), ("coronal", 3), (None, 3), ("sagittal", None), ("volume", 4), ("sagittal_volume", 2)],
+)
+def test_mirror_images_have_left_and_right_exchanged(plane: str | None, axis: int | None) -> None:
+    image = torch.rand(32, 1, *[8] * (3 if plane in WHOLE else 2))
+    mirror = Augment(1.0, 0.0, 0.0, 0.0, 0.0, 0.0, plane=plane)
+    moved = mirror({"image": image}, torch.Generator())["image"]
+    torch.testing.assert_close(moved, image if axis is None else image.flip(axis))
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (20, 24, 28)])

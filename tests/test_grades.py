@@ -20,6 +20,7 @@ from cfxai.data.augment import Augment
 from cfxai.data.batches import Batches
 from cfxai.data.dataset import Data
 from cfxai.data.export import Origin
+from cfxai.data.geometry import PLANES, WHOLE
 from cfxai.data.grades import grades_by_area
 from cfxai.data.intensity import FullRange, Window
 from cfxai.data.phantom import Phantom
@@ -165,20 +166,20 @@ def test_a_mask_that_contradicts_the_grade_is_an_error(tmp_path: Path, plane: st
         joined(data, "grades")
 
 
-@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal", "volume"])
+@pytest.mark.parametrize("plane", PLANES)
 def test_areas_are_measured_in_mm(tmp_path: Path, plane: str) -> None:
     spacing = (2.0, 3.0, 5.0)
     masks = {name: np.random.default_rng(k).random((6, 6, 6)) < 0.2 for k, name in enumerate(SPLITS)}
-    counts = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2), "volume": (0, 1, 2)}[plane]
+    counts = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}.get(plane, (0, 1, 2))
     expected, bounds = [], (np.prod([spacing[axis] for axis in counts]) * np.array([4, 6, 9, 40, 48])).tolist()
     for mask in masks.values():
-        slices = [mask] if plane == "volume" else np.moveaxis(mask, {"axial": 2, "coronal": 1, "sagittal": 0}[plane], 0)
+        slices = [mask] if plane in WHOLE else np.moveaxis(mask, {"axial": 2, "coronal": 1, "sagittal": 0}[plane], 0)
         pixels = np.array([part.sum() for part in slices])
         area = pixels * np.prod([spacing[axis] for axis in counts])
         expected += [0 if a == 0 else 1 + sum(a >= bound - 1e-9 for bound in bounds) for a in area]
     data = opened(volumes(tmp_path, masks, spacing), intensity=Window(0.0, 1.0), plane=plane, grade_areas=bounds)
     assert joined(data, "grades").tolist() == expected
-    assert len(set(expected)) > (1 if plane == "volume" else 3)
+    assert len(set(expected)) > (1 if plane in WHOLE else 3)
 
 
 @given(st.lists(st.integers(0, 36), min_size=1, max_size=8), st.sets(st.integers(1, 36), min_size=1, max_size=5))

@@ -25,7 +25,8 @@ def examples_of(run: LoadedRun) -> list[Opened]:
         log.warning("The page has no examples: %s", error)
         return []
     chosen = sorted(shown_cases(dataset, list(range(len(dataset))), COUNT))
-    return [Opened.prepared("An example", dataset.images[i], dataset.channel) for i in chosen]
+    plane = run.data.recipe.plane
+    return [Opened.prepared("An example", dataset.images[i], dataset.channel, plane) for i in chosen]
 
 
 def thumbnail(opened: Opened) -> Pil.Image:

@@ -11,13 +11,16 @@ from torch.nn import functional as F
 
 HOLE = (0.03, 0.12)
 
+LEFT_TO_RIGHT = {"sagittal": None, "sagittal_volume": 2}
+"""The axis that runs from the patient's left to right, counted from the columns, where it is not these."""
+
 
 @dataclass(frozen=True)
 class Augment:
     """Changes each image of a batch by its own random draw: the last two axes turn, all axes shift and scale.
 
     Attributes:
-        flip: probability of a left-right mirror image.
+        flip: probability of a left-right mirror image; of sagittal slices, which show neither side, there is none.
         rotation: largest angle, degrees.
         shift: largest shift, as a part of the image's side.
         scale: largest relative change of size.
@@ -25,6 +28,7 @@ class Augment:
         brightness: largest offset, in units of [-1, 1].
         holes: probability of a black disc (ball) anywhere in the image, its radius `HOLE` parts of the image's side.
             Label and masks stay, so that a classifier learns that covering a lesion does not make an image normal.
+        plane: that volumes are looked at in, see `Data`; None for pictures.
     """
 
     flip: float = 0.5
@@ -34,6 +38,7 @@ class Augment:
     contrast: float = 0.1
     brightness: float = 0.05
     holes: float = 0.0
+    plane: str | None = None
 
     def __call__(self, batch: dict[str, Any], generator: Generator) -> dict[str, Any]:
         """The changed batch; `generator` decides all. What moves in from outside is -1 (masks: false, regions: 0)."""
@@ -65,12 +70,14 @@ class Augment:
         size = 1 / (1 + self.scale * _uniform(count, generator))
         mirror = 1 - 2 * (torch.rand(count, generator=generator) < self.flip).float()
         theta = torch.zeros(count, dimensions, dimensions + 1)
-        theta[:, 0, 0] = mirror * size * angle.cos()
-        theta[:, 0, 1] = -mirror * size * angle.sin() * height / width
+        theta[:, 0, 0] = size * angle.cos()
+        theta[:, 0, 1] = -size * angle.sin() * height / width
         theta[:, 1, 0] = size * angle.sin() * width / height
         theta[:, 1, 1] = size * angle.cos()
         if dimensions == 3:
             theta[:, 2, 2] = size
+        if (sides := LEFT_TO_RIGHT.get(self.plane or "", 0)) is not None:
+            theta[:, sides] *= mirror[:, None]
         for axis in range(dimensions):
             theta[:, axis, -1] = 2 * self.shift * _uniform(count, generator)
         return theta

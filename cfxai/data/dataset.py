@@ -47,7 +47,8 @@ class Data:
         source: the reader of a published data set, see `cfxai.data.published`; writes a manifest into the cache too.
         intensity: native values to [-1, 1]; a `Fingerprint` is measured on the train split first.
         size: pixels of each side of an image.
-        plane: axial, coronal or sagittal slices of volumes, or `volume` to keep them whole.
+        plane: axial, coronal or sagittal slices of volumes; or `volume` to keep them whole, `sagittal_volume` to keep
+            them whole and look at them in sagittal slices.
         field_of_view: mm of each side, centred; null for the whole slice whatever its aspect.
         channels: 1 or 3 to make all images grey or colour; null for what the files have. See also `neighbours`.
         lesion_labels: mask values that are lesion; null for all but 0.

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 from PIL import Image as Pil
 
-from cfxai.data.geometry import Axis, from_display, restore
+from cfxai.data.geometry import WHOLE, Axis, from_display, restore
 from cfxai.data.scan import Masks
 from cfxai.errors import DataError
 
@@ -61,7 +61,7 @@ def export_masks(masks: Masks, origin: Origin, files: Mapping[str, Path], plane:
             path = directory / f"{source}.nii.gz"
             stack = np.zeros((geometry["slices"], *restored.shape[1:]), dtype=np.uint8)
             stack[[origin.slices[item] for item in items]] = restored
-            displayed = stack[0] if plane == "volume" else stack
+            displayed = stack[0] if plane in WHOLE else stack
             _save_nifti(displayed, geometry, files[source], plane, path)
         written.append(path)
     return written

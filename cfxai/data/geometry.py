@@ -11,7 +11,9 @@ from cfxai.data.scan import Scan
 
 # Where [slice, row, column] point to when looked at in the radiological way: the patient's right on the viewer's
 # left, anterior (axial) or head (coronal, sagittal) at the top, anterior on the viewer's left (sagittal).
-PLANES = {"axial": "SPL", "coronal": "AIL", "sagittal": "RIP", "volume": "SPL"}
+WHOLE = {"volume": "SPL", "sagittal_volume": "RIP"}
+"""Volumes kept whole, looked at in axial and in sagittal slices."""
+PLANES = {"axial": "SPL", "coronal": "AIL", "sagittal": "RIP", **WHOLE}
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def display(scan: Scan, plane: str) -> Displayed:
     pixels = to_display(scan.pixels[0], scan.affine, plane)[None]
     affine = scan.affine @ nib.orientations.inv_ornt_aff(_to_plane(scan.affine, plane), scan.pixels.shape[1:])
     spacing = spacing_in(scan.affine, plane)
-    if plane == "volume":
+    if plane in WHOLE:
         return Displayed(pixels[None], spacing, affine, has_units)
     return Displayed(pixels, spacing[1:], affine, has_units)
 
@@ -128,6 +130,11 @@ def from_display(pixels: Shaped[np.ndarray, "s h w"], affine: np.ndarray, plane:
     """The inverse of `to_display`; `affine` is the file's."""
     back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt(PLANES[plane]), nib.io_orientation(affine))
     return nib.orientations.apply_orientation(pixels, back)
+
+
+def as_displayed(plane: str) -> Float[np.ndarray, "4 4"]:
+    """The affine of voxels of 1 mm that lie as `plane` shows them: [slice, row, column] to patient coordinates, RAS."""
+    return nib.orientations.inv_ornt_aff(_to_plane(np.eye(4), plane), (1, 1, 1))
 
 
 def _to_plane(affine: np.ndarray, plane: str) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from cfxai.data.geometry import WHOLE
 from cfxai.data.recipe import Recipe
 from cfxai.errors import DataError
 
@@ -33,7 +34,7 @@ def name_and_label(table: pd.DataFrame, rows: Sequence[dict[str, Any]], recipe: 
     items = Items()
     for row, made in zip(table.itertuples(), rows, strict=True):
         is_volume, lesion = made["geometry"]["affine"] is not None, made["lesion"]
-        is_sliced = is_volume and recipe.plane != "volume"
+        is_sliced = is_volume and recipe.plane not in WHOLE
         synthetic = recipe.anomaly is not None
         from_mask = lesion is not None and (is_volume or row.label < 0 or synthetic)
         for position, number in enumerate(made["slices"]):

@@ -10,14 +10,13 @@ import numpy as np
 from PIL import Image as Pil
 
 from cfxai.data.dicom import read_dicom, read_series
+from cfxai.data.geometry import as_displayed
 from cfxai.data.metaimage import read_metaimage
 from cfxai.data.reference import Reference, Stacks
 from cfxai.data.scan import Scan, volume
 from cfxai.errors import DataError
 
 FULL_RANGE = {np.dtype(np.uint8): (0.0, 255.0), np.dtype(np.uint16): (0.0, 65535.0), np.dtype(bool): (0.0, 1.0)}
-# Arrays without a header are taken as [slice, row, column] the way axial slices are looked at, 1 mm apart.
-AS_DISPLAYED = np.array([[0.0, 0, -1, 0], [0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
 
 
 def read_image(source: Reference | Path, stacks: Stacks | None = None) -> Scan:
@@ -138,7 +137,8 @@ def from_array(values: np.ndarray, path: Path) -> Scan:
         return Scan(np.moveaxis(pixels, -1, 0), value_range=value_range, file_shape=values.shape[:2])
     if values.shape[0] == 1:
         return Scan(pixels, value_range=value_range, file_shape=values.shape[1:])
-    return Scan(pixels[None], AS_DISPLAYED, None, value_range, values.shape)
+    # without a header, taken as axial slices the way they are looked at, 1 mm apart
+    return Scan(pixels[None], as_displayed("axial"), None, value_range, values.shape)
 
 
 READERS: dict[tuple[str, ...], Callable[[Path], Scan]] = {

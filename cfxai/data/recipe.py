@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cfxai.data.anomaly import Anomaly
-from cfxai.data.geometry import PLANES
+from cfxai.data.geometry import PLANES, WHOLE
 from cfxai.data.intensity import Fingerprint, Intensity, Window
 from cfxai.data.manifest import nearest
 from cfxai.errors import ConfigError
@@ -53,9 +53,9 @@ class Recipe:
         self._check_organ()
         if self.anomaly is not None and self.lesion_labels is not None:
             raise ConfigError("data.anomaly makes the lesions itself; set data.lesion_labels=null, or no anomaly.")
-        if self.anomaly is not None and self.plane == "volume":
+        if self.anomaly is not None and self.plane in WHOLE:
             raise ConfigError("data.anomaly is drawn into slices; set data.plane=axial, coronal or sagittal.")
-        if self.neighbours < 0 or (self.neighbours > 0 and (self.plane == "volume" or self.channels == 3)):
+        if self.neighbours < 0 or (self.neighbours > 0 and (self.plane in WHOLE or self.channels == 3)):
             raise ConfigError(
                 f"data.neighbours: {self.neighbours} must be 0, or a number of grey slices beside each;"
                 " it needs data.channels=1 and data.plane=axial, coronal or sagittal."

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image as Pil
 
-from cfxai.data.geometry import Axis, display
+from cfxai.data.geometry import WHOLE, Axis, as_displayed, display
 from cfxai.data.intensity import Fingerprint, FullRange, Percentile, Window
 from cfxai.data.prepare import Row, prepare
-from cfxai.data.readers import AS_DISPLAYED, read_image
+from cfxai.data.readers import read_image
 from cfxai.data.recipe import Recipe
 from cfxai.data.reference import Reference, Stacks
 from cfxai.data.scan import Images, Scan
@@ -63,7 +63,7 @@ class Opened:
         Raises:
             DataError: a slice that the run does not look at.
         """
-        if self.plane in (None, "volume"):
+        if self.plane in (None, *WHOLE):
             return self
         chosen = self.slices == number
         if not chosen.any():
@@ -71,8 +71,13 @@ class Opened:
         return replace(self, images=self.images[chosen], slices=self.slices[chosen])
 
     @classmethod
-    def prepared(cls, name: str, image: Float[np.ndarray, "c *spatial"], channel: int | None = None) -> "Opened":
-        """An image that is prepared already, in [-1, 1], such as one of the run's own; a picture of its own size."""
+    def prepared(
+        cls, name: str, image: Float[np.ndarray, "c *spatial"], channel: int | None = None, plane: str = "volume"
+    ) -> "Opened":
+        """An image that is prepared already, in [-1, 1], such as one of the run's own; a picture of its own size.
+
+        A volume lies as `plane` shows it.
+        """
         image = np.array(image)
         own = image if channel is None else image[channel : channel + 1]
         picture = own.ndim == 3
@@ -84,8 +89,8 @@ class Opened:
             axes=[Axis(length, 0.0, float(length), length) for length in image.shape[1:]],
             limits=(-1.0, 1.0),
             value_range=(-1.0, 1.0),
-            plane=None if picture else "volume",
-            affine=None if picture else AS_DISPLAYED,
+            plane=None if picture else plane,
+            affine=None if picture else as_displayed(plane),
             file_shape=own.shape[1:],
             channel=channel,
         )
@@ -122,7 +127,7 @@ def _open(path: Path, recipe: Recipe, channels: int | None, name: str) -> Opened
     if not prepared.slices:
         raise DataError(f"{name}: none of its slices lies in the run's data.slice_range {list(recipe.slice_range)}.")
     shown = display(scan, recipe.plane)
-    whole = scan.is_volume and recipe.plane == "volume"
+    whole = scan.is_volume and recipe.plane in WHOLE
     size = None if scan.spacing is None else float(np.prod(scan.spacing))
     assert not isinstance(recipe.intensity, Fingerprint), "a run's recipe has its window"
     return Opened(
@@ -145,11 +150,11 @@ def _open(path: Path, recipe: Recipe, channels: int | None, name: str) -> Opened
 def _unlabelled(recipe: Recipe, scan: Scan, channels: int | None, name: str) -> tuple[Recipe, list[str]]:
     """The recipe without what needs a mask, for every slice, and fitted to what is known of this image."""
     notes = []
-    if not scan.is_volume and recipe.plane == "volume":
+    if not scan.is_volume and recipe.plane in WHOLE:
         raise DataError(f"{name}: is a picture, and this run explains volumes; give NIfTI, NRRD or a DICOM series.")
     if not scan.is_volume and recipe.neighbours:
         raise DataError(f"{name}: is a picture, and this run looks at slices between their neighbours; give a volume.")
-    if scan.is_volume and recipe.min_organ_area and recipe.plane != "volume":
+    if scan.is_volume and recipe.min_organ_area and recipe.plane not in WHOLE:
         notes.append("The run learned from slices that show the organ; here every slice is explained.")
     recipe = replace(
         recipe,
