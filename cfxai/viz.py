@@ -27,14 +27,15 @@ MILLISECONDS = 140
 
 
 def telling_slice(*masks: Bool[ndarray, "*spatial"]) -> int | None:
-    """The slice of a volume to look at: where the first mask that marks anything marks most, or the middle one.
+    """The slice of a volume to look at: where the first mask that marks anything marks most, of equals the middlemost.
 
     None for images of two axes, which have no slices.
     """
     if masks[0].ndim == 2:
         return None
-    areas = [mask.sum((1, 2)) for mask in masks if mask.any()]
-    return int(areas[0].argmax()) if areas else len(masks[0]) // 2
+    areas = next((mask.sum((1, 2)) for mask in masks if mask.any()), np.zeros(len(masks[0])))
+    best, middle = np.flatnonzero(areas == areas.max()), len(masks[0]) // 2
+    return int(best[np.abs(best - middle).argmin()])
 
 
 def cut(values: Shaped[ndarray, "*spatial"], number: int | None) -> Shaped[ndarray, "h w"]:

@@ -56,6 +56,8 @@ def test_of_a_volume_the_slice_with_most_lesion_is_shown() -> None:
     assert telling_slice(truth, mask) == 1
     truth[4, :2, :2] = truth[5, 0, 0] = True
     assert telling_slice(truth, mask) == 4
+    truth[:] = True
+    assert telling_slice(truth, mask) == 3, "the middle, when all slices are marked alike"
     assert telling_slice(truth[4], mask[4]) is None, "a picture has no slices"
 
 
