@@ -86,7 +86,7 @@ def initial(settings: Settings) -> DiffusionAutoencoder:
     """
     torch.manual_seed(0)
     choices = ["compat=dae2024", f"autoencoder.width={round(CHANNELS * settings.width)}"]
-    method = Parts(compose(CONF / "dae_kidney.yaml", choices))["method"]
+    method = Parts(compose(CONF / "dae_kidney.yaml", choices))["method"].autoencoder
     assert isinstance(method, DiffusionAutoencoder)
     for parameter in method.autoencoder.parameters():
         if not parameter.any():

@@ -111,7 +111,7 @@ def evaluate_parts(parts: Parts, cfg: DictConfig, run: Run, settings: Settings) 
     abnormal = [i for i in indices if dataset.labels[i] != NORMAL]
     show = shown_cases(dataset, indices, settings.panels)
     subjects = build_explainers(parts, cfg, settings, device)
-    if cfg.method and "control" in parts:
+    if subjects and cfg.method and "control" in parts:
         subjects[CONTROL] = parts["control"]
     if subjects and dataset.healthy is not None:
         subjects[CEILING] = LesionFree()
@@ -222,12 +222,15 @@ def frozen(network: nn.Module, weights: Path, device: torch.device) -> nn.Module
 def build_explainers(
     parts: Parts, cfg: DictConfig, settings: Settings, device: torch.device
 ) -> dict[str, Explainer | Attributor]:
-    """The run's own method first, then the attributors asked for."""
+    """The run's own method first, if it explains, then the attributors asked for."""
     found: dict[str, Explainer | Attributor] = {}
     if cfg.method:
-        method = parts["method"]
+        method, name = parts["method"], parts["method"].name
         method.modules.to(device)
-        found[method.name] = method
+        if isinstance(method, Explainer):
+            found[name] = method
+        else:
+            log.info("%s explains nothing by itself and is not judged", name)
     for name in settings.attributors:
         found[name] = attributor_maker(parts, cfg, name)(parts["classifier"])
     return found

@@ -47,7 +47,8 @@ class LoadedRun:
     Attributes:
         run: its directory. config: as it was resolved. device: where its networks are.
         classifier: frozen, in evaluation mode: images in [-1, 1] to logits.
-        method: what it trained to explain the classifier; None where it has the classifier alone.
+        method: what it trained to explain the classifier; None where it has the classifier alone, or what explains
+            nothing by itself.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,7 +65,7 @@ class LoadedRun:
             tensors, state = load_checkpoint(checkpoint or best_checkpoint(self.run))
             restore(method, tensors, state)
             method.modules.to(self.device)
-            self.method = method
+            self.method = method if isinstance(method, Explainer) else None
 
     @property
     def data(self) -> Data:
@@ -167,10 +168,15 @@ class LoadedRun:
         """The method.
 
         Raises:
-            ConfigError: the run has a classifier alone.
+            ConfigError: the run has none that explains.
         """
         if self.method is None:
-            raise ConfigError(f"-cp {shown(self.run.directory)}: has a classifier alone; name a run of a method.")
+            has = (
+                f"has {self.parts['method'].name}, which explains nothing by itself"
+                if self.config.method
+                else ("has a classifier alone")
+            )
+            raise ConfigError(f"-cp {shown(self.run.directory)}: {has}; name a run of a method that explains.")
         return self.method
 
     def require_graded(self) -> Graded:

@@ -52,7 +52,7 @@ class Validation:
         if isinstance(explainer, Fitted):
             explainer.fit(on_device(self.training, self.cfg.evaluation.batch_size, self.device))
         if not isinstance(explainer, Explainer):
-            return {}
+            return self.logged(done, self.own_checks(self.show))
         batch_size = self.cfg.evaluation.batch_size
         threshold, _ = choose_threshold(
             explainer, Threshold(threshold=0.0, normalise="none"), self.dataset, self.device,
@@ -71,8 +71,13 @@ class Validation:
         found["variety"] = variety(judged.shown.values())
         found |= self.own_checks(list(judged.shown))
         self.warn_if_collapsed(done, found)
-        log.info("validation at step %d: %s", done, ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
-        return {**found, "score": score(found)}
+        return {**self.logged(done, found), "score": score(found)}
+
+    def logged(self, done: int, found: dict[str, float]) -> dict[str, float]:
+        if found:
+            told = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+            log.info("validation at step %d: %s", done, told)
+        return found
 
     def own_checks(self, indices: list[int]) -> dict[str, float]:
         """What the method checks by itself; and of one that goes both ways, whether it hides the way back.

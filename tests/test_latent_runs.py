@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_method_runs import CLASSIFIER, run
+from test_method_runs import CLASSIFIER, KIDNEY, run
 
 from cfxai import load_run
 from cfxai.config.build import Parts
 from cfxai.config.catalogue import CONF
 from cfxai.config.compose import compose
-from cfxai.errors import DataError
+from cfxai.errors import ConfigError, DataError
 from cfxai.losses import logit_lead
 from cfxai.methods.latent_shift import LatentShift
 from cfxai.methods.optimise_latent import OptimiseLatent
@@ -63,6 +63,28 @@ def test_three_classes_without_order_and_a_column_held(pictures: tuple[str, ...]
     assert torch.equal(method.space.predicted(moved), target)
     assert method.space.confounders.any()
     assert ((moved - z) @ method.space.confounders.T).abs().max() < 1e-5 * (moved - z).abs().max()
+
+
+def test_the_published_form_explains(tmp_path: Path) -> None:
+    published = ("compat=dae2024", "autoencoder.attention=[]", "autoencoder.heads=1", "autoencoder.embedding=8")
+    steps = ("method.autoencoder.sampling.inversion_steps=3", "method.autoencoder.sampling.render_steps=2")
+    small = [setting for setting in SMALL if "sampling.steps" not in setting]
+    directory, found = run(tmp_path, "dae_kidney", *published, *steps, *KIDNEY, *small)
+    assert found["explainers"]["latent_shift"]["head_auroc"] is not None
+    assert load_run(directory).require_graded()
+
+
+def test_an_autoencoder_by_itself_is_trained_and_explains_nothing(tmp_path: Path) -> None:
+    small = [setting.replace("method.autoencoder.", "method.") for setting in SMALL]
+    directory, found = run(tmp_path, "dae_kidney", "method=diffusion_autoencoder", *KIDNEY, *small)
+    assert found["explainers"] == {}
+    assert found["classifier"]["auroc"] is not None
+    assert (directory / "latents/latents.npz").is_file()
+    assert "val_z_wrong" in (directory / "metrics.csv").read_text().splitlines()[0]
+    loaded = load_run(directory)
+    assert loaded.method is None
+    with pytest.raises(ConfigError, match="diffusion_autoencoder, which explains nothing by itself"):
+        loaded.require_method()
 
 
 def test_columns_are_asked_for_before_the_training(pictures: tuple[str, ...], tmp_path: Path) -> None:
