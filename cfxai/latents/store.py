@@ -87,13 +87,14 @@ class LatentStore:
         )
 
 
-def load_store(folder: Path, digest: str | None = None) -> LatentStore:
+def load_store(folder: str | Path, digest: str | None = None) -> LatentStore:
     """The latents of a folder; with `digest`, only if that model made them.
 
     Raises:
         DataError: a file that is missing or damaged, or two that do not belong together.
         ConfigError: latents of another model.
     """
+    folder = Path(folder)
     try:
         with safe_open(folder / TENSORS, framework="pt") as file:
             header, z = file.metadata() or {}, file.get_tensor("z")
