@@ -32,8 +32,6 @@ from cfxai.latents.proportional_odds import ProportionalOdds
 from cfxai.latents.scores import finding_scores, grade_scores, with_intervals
 from cfxai.latents.table import LatentTable, write_table
 
-Arrays = dict[str, Any]
-
 
 def graded(n: int, d: int = 8, grades: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Latents of unequal spread, and grades by proportional odds along the first two dimensions."""
