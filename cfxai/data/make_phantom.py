@@ -20,7 +20,7 @@ examples:
   python tools/train.py -c conf/coin_kidney.yaml data=chest_phantom data.manifest=data/chest/manifest.csv
 
   python tools/make_phantom.py --kind spine -o data/spine --patients 40
-  python tools/train.py -c conf/coin_kidney.yaml space=volumes data=spine_phantom data.manifest=data/spine/manifest.csv
+  python tools/train.py -c conf/dae_spine.yaml data.manifest=data/spine/manifest.csv
 
 The folder then holds manifest.csv, preview.png and
   abdomen: images/ (HU), masks/ (0 background, 1 kidney, 2 tumour, 3 cyst, 4 burned-in marker), healthy/ (the same
