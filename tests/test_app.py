@@ -5,9 +5,11 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
+from zipfile import ZipFile
 
 import gradio as gr
 import httpx
@@ -124,6 +126,10 @@ def test_a_slider_shows_the_image_at_any_severity(page: Chromium, run: LoadedRun
         there = "document.querySelector('#at-severity img')?.src"
         shown = page.wait(f"{there} !== {json.dumps(shown)} && {there}")
     assert method.sweeps == before + 1, "rendered once for all levels"
+    page.click("document.querySelector('#save')")
+    link = page.wait("document.querySelector('#results a')?.href")
+    names = ZipFile(BytesIO(httpx.get(link).content)).namelist()
+    assert {"image-counterfactual.png", "image-sweep.png", "image-sweep.gif"} <= set(names)
     page.click("document.querySelectorAll('#examples button')[0]")
     page.wait("!document.querySelector('#at-severity')")
 

@@ -11,7 +11,7 @@ from PIL import Image as Pil
 
 from cfxai.app.messages import in_a_sentence
 from cfxai.app.pictures import outlined, overlay, picture
-from cfxai.app.severity_slider import SeveritySlider
+from cfxai.app.severity_slider import SeveritySlider, Swept
 from cfxai.config.catalogue import options
 from cfxai.explaining.explanation import Explanation, called
 from cfxai.explaining.opening import Opened
@@ -73,8 +73,9 @@ class CounterfactualTab:
             in_a_sentence(self._map), [found, name], found, concurrency_id="explain", concurrency_limit=1, **PRIVATE
         ).success(self._draw, settings, drawn, **PRIVATE)
         save.click(
-            in_a_sentence(self._zip), [found, threshold], file, concurrency_id="explain", api_visibility="private"
-        )
+            in_a_sentence(self._zip), [found, threshold, self.severity.swept], file,
+            concurrency_id="explain", api_visibility="private",
+        )  # fmt: skip
 
     def explain(self, opened: Opened | None, threshold: float, opacity: float, name: str) -> list[Any]:
         """Values for `outputs`."""
@@ -112,12 +113,14 @@ class CounterfactualTab:
         maps = {} if name == NO_MAP else {name: self.run.saliency(found.opened, name)}
         return replace(found, saliency_stacks=maps)
 
-    def _zip(self, found: Explanation | None, threshold: float) -> Any:
-        """The files of `Explanation.save`, under names that say nothing of the upload."""
+    def _zip(self, found: Explanation | None, threshold: float, swept: Swept) -> Any:
+        """The files of `Explanation.save`, and of each `Sweep` so far; their names say nothing of the upload."""
         if found is None:
             return gr.skip()
         with TemporaryDirectory() as folder:
             replace(found, threshold=threshold).save(folder, "image")
+            for number, one in swept.items():
+                one.save(folder, "image" if len(found.opened.slices) == 1 else f"image-slice-{number + 1}")
             archive = shutil.make_archive(str(Path(mkdtemp(), "explanation")), "zip", folder)
         return gr.update(value=archive, visible=True)
 

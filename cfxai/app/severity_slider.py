@@ -31,7 +31,7 @@ class SeveritySlider:
 
     def __init__(self, run: LoadedRun, found: gr.State, number: gr.Slider) -> None:
         self.run = run
-        swept = gr.State({}, time_to_live=3600)
+        self.swept = swept = gr.State({}, time_to_live=3600)
         with gr.Row():
             with gr.Column(scale=1):
                 slider = gr.Slider(0, 1, 0, label="Severity", visible=False, elem_id="severity")
