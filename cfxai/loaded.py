@@ -171,11 +171,9 @@ class LoadedRun:
             ConfigError: the run has none that explains.
         """
         if self.method is None:
-            has = (
-                f"has {self.parts['method'].name}, which explains nothing by itself"
-                if self.config.method
-                else ("has a classifier alone")
-            )
+            has = "has a classifier alone"
+            if self.config.method:
+                has = f"has {self.parts['method'].name}, which explains nothing by itself"
             raise ConfigError(f"-cp {shown(self.run.directory)}: {has}; name a run of a method that explains.")
         return self.method
 

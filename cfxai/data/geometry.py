@@ -9,10 +9,11 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from cfxai.data.scan import Scan
 
-# Where [slice, row, column] point to when looked at in the radiological way: the patient's right on the viewer's
-# left, anterior (axial) or head (coronal, sagittal) at the top, anterior on the viewer's left (sagittal).
 WHOLE = {"volume": "SPL", "sagittal_volume": "RIP"}
 """Volumes kept whole, looked at in axial and in sagittal slices."""
+
+# Where [slice, row, column] point to when looked at in the radiological way: the patient's right on the viewer's
+# left, anterior (axial) or head (coronal, sagittal) at the top, anterior on the viewer's left (sagittal).
 PLANES = {"axial": "SPL", "coronal": "AIL", "sagittal": "RIP", **WHOLE}
 
 
