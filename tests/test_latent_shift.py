@@ -164,6 +164,19 @@ def test_without_grades_a_sweep_goes_from_typically_normal_to_typically_abnormal
     assert abs(found[told["label"] == 1].median() - 1) < 0.05
 
 
+def test_a_sweep_of_timid_renderings_is_corrected_to_the_level_that_was_asked_for() -> None:
+    told = batch(9, 8, grades=4)
+    for corrections, off in ((0, 0.3), (3, 0.1)):
+        space = LatentSpace(2, 4, kind="ordinal")
+        method = LatentShift(UpperIsBright(), Timid(), space=space, told="grade", corrections=corrections)
+        method.fit([batch(80, 0, grades=4)])
+        levels = method.levels(4)
+        found = torch.stack([method.severity(images) for images in method.sweep(told["image"], levels)])
+        assert (((found - levels[:, None]).abs() > off).any()) == (corrections == 0)
+    with pytest.raises(ConfigError, match="corrections"):
+        LatentShift(UpperIsBright(), Timid(), space=LatentSpace(2), corrections=-1)
+
+
 def test_grades_that_are_not_there_and_values_out_of_range_are_refused() -> None:
     method = LatentShift(UpperIsBright(), ByHand(), space=LatentSpace(2), told="grade")
     plain = {name: value for name, value in batch(20, 6).items() if name != "grade"}

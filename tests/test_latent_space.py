@@ -16,6 +16,7 @@ from sklearn.covariance import ledoit_wolf
 from cfxai.errors import ConfigError, DataError
 from cfxai.latents.confounders import confounder_directions
 from cfxai.latents.latent_space import LatentSpace, move_together
+from cfxai.latents.linear_head import outstretched
 from cfxai.latents.moves import DIRECTIONS, holding, least_move, least_move_beyond, square_root
 from cfxai.latents.statistics import statistics
 
@@ -158,6 +159,15 @@ def test_to_probabilities_and_grades(ordinal: LatentSpace) -> None:
     assert ordinal.predicted(ordinal.to_grade(z, whole.double())).tolist() == whole.tolist()
     middle = ordinal.thresholds[:2].mean().item()
     assert ordinal.score(ordinal.to_grade(z[:1], torch.ones(1)))[0, 0].item() == pytest.approx(middle, abs=1e-5)
+
+
+def test_the_outermost_grades_stand_where_their_training_latents_are(ordinal: LatentSpace) -> None:
+    half = ordinal.thresholds.diff() / 2
+    lowest, highest = ordinal.thresholds[0] - half[0], ordinal.thresholds[-1] + half[-1]
+    expected = torch.stack([torch.minimum(lowest, ordinal.typical[0]), torch.maximum(highest, ordinal.typical[-1])])
+    assert torch.allclose(ordinal.score_at(torch.tensor([0.0, 3.0])), expected)
+    typical = [torch.tensor(score) for score in (-5.0, 9.0, 1.5)]
+    assert outstretched(torch.tensor([-1.0, 0.0, 2.0]), typical).tolist() == [-5.0, 0.0, 2.0]
 
 
 def test_an_ordered_class_is_entered_by_its_nearest_edge(ordinal: LatentSpace) -> None:

@@ -19,7 +19,7 @@ from cfxai.latents.destinations import (
     of_probability,
 )
 from cfxai.latents.heads import KINDS, Kind, fit_head
-from cfxai.latents.linear_head import Latents, LinearHead
+from cfxai.latents.linear_head import Latents, LinearHead, outstretched
 from cfxai.latents.moves import holding, least_move, least_move_beyond, named_metric, square_root
 from cfxai.latents.statistics import statistics
 from cfxai.protocols import Labels
@@ -121,6 +121,8 @@ class LatentSpace(nn.Module):
         if head.ordered:
             score, level = head.score(torch.from_numpy(latents))[:, 0], np.minimum(y, len(head.grades) - 1)
             values["typical"] = [score[level == one].median() for one in range(len(head.grades))]
+            if self.kind == "ordinal":
+                values["centres"] = outstretched(head.centres, values["typical"])
         if held:
             found_directions = confounder_directions(latents, held, patients, seed=seed)
             values["confounders"] = np.zeros(self.confounders.shape)  # there are d or fewer, the rest stays zero
@@ -169,6 +171,14 @@ class LatentSpace(nn.Module):
         """
         return self._ordered("grade").grade(z)
 
+    def score_at(self, grade: Scores) -> Scores:
+        """A grade's centre, or between grades where `grade` reads so.
+
+        Raises:
+            ConfigError: a grade outside the trained range, or a multinomial head.
+        """
+        return of_grade(self._ordered("grade"), grade)
+
     def to_score(self, z: Latents, score: Scores, direction: str = "covariance", *, hold: bool = True) -> Latents:
         """The nearest latent with this score; with `hold`, and its confounders as they are."""
         return move_together(z, [(self, score)], direction, hold=hold)
@@ -194,12 +204,8 @@ class LatentSpace(nn.Module):
         return self.to_score(z, of_probability(self._ordered("probability"), probability), direction, hold=hold)
 
     def to_grade(self, z: Latents, grade: Scores, direction: str = "covariance", *, hold: bool = True) -> Latents:
-        """To a grade's centre, or between grades to where `grade` reads so.
-
-        Raises:
-            ConfigError: a grade outside the trained range.
-        """
-        return self.to_score(z, of_grade(self._ordered("grade"), grade), direction, hold=hold)
+        """To `score_at` of it; raises what that raises."""
+        return self.to_score(z, self.score_at(grade), direction, hold=hold)
 
     def to_class(
         self, z: Latents, target: Labels, margin: float = 0.0, direction: str = "covariance", *, hold: bool = True

@@ -100,6 +100,15 @@ def ordered_head(
     return linear_head(origin, weight[None], np.array([bias]), grades, thresholds, centres)
 
 
+def outstretched(centres: Float[Tensor, " g"], typical: Sequence[Tensor]) -> Float[Tensor, " g"]:
+    """The centres, those of the outermost grades moved out to these grades' `typical` scores, where these lie further.
+
+    A worst grade has no end: were its centre beside the last threshold, most of what is that bad would be beyond it.
+    """
+    lowest, highest = torch.minimum(centres[0], typical[0]), torch.maximum(centres[-1], typical[-1])
+    return torch.cat([lowest[None], centres[1:-1], highest[None]])
+
+
 def linear_head(
     origin: Float[np.ndarray, " d"],
     weight: Float[np.ndarray, "k d"],

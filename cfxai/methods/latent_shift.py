@@ -7,16 +7,19 @@ is what was asked for is asked again: it is encoded once more, and shown to the 
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from cfxai.errors import ConfigError
 from cfxai.latents.latent_space import LatentSpace
+from cfxai.methods.correction import Scores, corrected
 from cfxai.methods.latent_explainer import CLASSIFIER, Latent, LatentExplainer, Representation
 from cfxai.protocols import Counterfactual, Image, Labels
 
 STRONGER = 1.25
 """Factor from one strength of a change to the next."""
+CLOSE = 0.02
+"""Share of the scale from normal to the worst by which what is read in a sweep may differ from what was asked for."""
 
 
 class LatentShift(LatentExplainer):
@@ -29,9 +32,11 @@ class LatentShift(LatentExplainer):
         direction: of the move; see `LatentSpace`.
         strongest: where the rendered image is not read as the target yet, its change is made stronger step by step, up
             to so many times; 1 = it stays as it is rendered (published).
+        corrections: how often an image of a sweep is rendered again, at most, for the head to read in it the level that
+            was asked for; 0 = it stays as it is rendered (published).
 
     Raises:
-        ConfigError: a negative depth, or a strength below 1.
+        ConfigError: a negative depth or number of corrections, or a strength below 1.
     """
 
     name = "latent_shift"
@@ -48,13 +53,16 @@ class LatentShift(LatentExplainer):
         depth: float = 1.0,
         direction: str = "covariance",
         strongest: float = 6.0,
+        corrections: int = 3,
     ) -> None:
         if depth < 0:
             raise ConfigError(f"method.depth: must be 0 or more, got {depth}.")
         if strongest < 1:
             raise ConfigError(f"method.strongest: must be 1 or more, got {strongest}.")
+        if corrections < 0:
+            raise ConfigError(f"method.corrections: must be 0 or more, got {corrections}.")
         super().__init__(classifier, autoencoder, space=space, told=told)
-        self.depth, self.direction, self.strongest = depth, direction, strongest
+        self.depth, self.direction, self.strongest, self.corrections = depth, direction, strongest, corrections
 
     def generate(self, image: Image, target: Labels) -> Counterfactual:
         """[b c *spatial] in [-1, 1] to each image's counterfactual for its class in `target`.
@@ -91,7 +99,7 @@ class LatentShift(LatentExplainer):
         """The images at several levels of severity: grades of a head that knows more than two; else from 0, where
         normal training images typically are, to 1, where abnormal ones are.
 
-        Each image is inverted once, and rendered for each level as it comes: made stronger, sweeps overshoot.
+        Each image is inverted once. What the head reads in a rendering tells what to ask for next (`corrected`).
 
         Raises:
             ConfigError: a grade that is outside the trained range, or a head of classes without order.
@@ -99,7 +107,19 @@ class LatentShift(LatentExplainer):
         with torch.no_grad():
             z = self.autoencoder.encode(image)
             noise = self.autoencoder.encode_stochastic(image, z)
-            return torch.stack([self._rendered(noise, self._at(z, float(level)), z) for level in levels])
+            own = self.space.score(z)[:, 0].repeat(len(levels))
+            wanted = self._scores_at(levels.to(own)).repeat_interleave(len(image))
+
+            def render(scores: Scores, which: Int[Tensor, " k"]) -> tuple[Image, Scores]:
+                origin = z[which % len(image)]
+                moved = self.space.to_score(origin, scores, self.direction)
+                rendered = self._rendered(noise[which % len(image)], moved, origin)
+                return rendered, self.space.score(self.autoencoder.encode(rendered))[:, 0]
+
+            normal, worst = self._scores_at(self.levels(2).to(own))
+            close = CLOSE * float(worst - normal)
+            found = corrected(render, own, wanted, corrections=self.corrections, close=close)
+            return found.unflatten(0, (len(levels), len(image)))
 
     def levels(self, count: int) -> Float[Tensor, " n"]:
         """`count` levels for `sweep`, evenly spaced from normal to the worst."""
@@ -113,12 +133,12 @@ class LatentShift(LatentExplainer):
         normal, abnormal = self.space.typical
         return (self.space.score(z)[:, 0] - normal) / (abnormal - normal)
 
-    def _at(self, z: Latent, level: float) -> Latent:
-        wanted = torch.full((len(z),), level, device=z.device)
+    def _scores_at(self, levels: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """What the head would read at each level."""
         if len(self.space.grades) > 2:
-            return self.space.to_grade(z, wanted, self.direction)
-        normal, abnormal = self.space.typical
-        return self.space.to_score(z, normal + (abnormal - normal) * wanted, self.direction)
+            return self.space.score_at(levels)
+        normal, abnormal = self.space.typical.to(levels)
+        return normal + (abnormal - normal) * levels
 
     def _rendered(self, noise: Image, z: Latent, origin: Latent) -> Image:
         return self.autoencoder.render(noise, z, origin).clamp(-1, 1)
