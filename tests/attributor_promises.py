@@ -204,3 +204,12 @@ class Promises:
         for one, truth in zip(saliency, lesion, strict=True):
             assert truth[tuple(int(i) for i in (one == one.max()).nonzero()[0])]
             assert one[truth].mean() > 1.2 * one[~truth].mean()
+
+
+def two_channels(count: int = 3) -> Tensor:
+    return torch.rand(count, 2, 18, 18, generator=torch.Generator().manual_seed(4)) * 2 - 1
+
+
+def scores(network: nn.Module, image: Tensor, labels: Tensor = LABELS) -> Tensor:
+    with torch.no_grad():
+        return network(image).gather(1, labels[:, None])[:, 0]

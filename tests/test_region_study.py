@@ -1,10 +1,6 @@
-"""The study of regions: what it measures, which tests it chooses, and the page that it writes."""
+"""The study of regions: what it measures, and which tests it chooses."""
 
-import json
 import re
-import shutil
-import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -12,91 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from markupsafe import escape
-from torch import Tensor, nn
+from small_study import CPU, Bright, Brightness, Darken, Refuses, dataset, measured, section
+from torch import Tensor
 
 from cfxai.attribution.targets import Contrast
 from cfxai.cli.regions import regions_command
-from cfxai.data.dataset import Dataset
-from cfxai.data.export import Origin
 from cfxai.errors import ConfigError, DataError, UnsuitableError
-from cfxai.protocols import Counterfactual
-from cfxai.region_study.analysis import analyse
 from cfxai.region_study.covariates import covariates_of
-from cfxai.region_study.measurement import Measured, measure
-from cfxai.region_study.page import json_for_script, write_page
-from cfxai.region_study.questions import Questions
+from cfxai.region_study.measurement import measure
 from cfxai.region_study.sample import usable_regions
 from cfxai.regions.findings import Findings
 from cfxai.regions.grid import Grid
-
-CPU = torch.device("cpu")
-
-
-def dataset(patients: int = 16, *, both_kinds: bool = False) -> Dataset:
-    """Two noisy images a patient; the abnormal ones have a bright spot in the upper left quadrant."""
-    label = np.tile([0, 1], patients) if both_kinds else np.repeat(np.arange(patients) % 2, 2)
-    images = np.random.default_rng(0).uniform(-1, -0.6, (2 * patients, 1, 12, 12)).astype(np.float32)
-    images[label == 1, :, 2:5, 2:5] = 0.9
-    return Dataset(
-        images=images,
-        labels=label,
-        masks=None,
-        healthy=None,
-        ids=[f"image <{i}>" for i in range(2 * patients)],
-        groups=[f"patient-{i // 2:02d}" for i in range(2 * patients)],
-        origin=Origin(["a"] * 2 * patients, list(range(2 * patients)), {}),
-    )
-
-
-class Bright(nn.Module):
-    """Abnormal when a pixel is bright."""
-
-    def forward(self, image: Tensor) -> Tensor:
-        z = 10 * image.flatten(1).amax(1)
-        return torch.stack([-z / 2, z / 2], 1)
-
-
-class Brightness:
-    """Positive where the image is bright."""
-
-    def __init__(self) -> None:
-        self.asked: list[Any] = []
-
-    def attribute(self, image: Tensor, target: Any) -> Tensor:
-        self.asked.append(target)
-        return image.mean(1) + 1
-
-
-class Inverse:
-    """Against the target everywhere, most where the image is dark."""
-
-    def attribute(self, image: Tensor, target: Any) -> Tensor:
-        return image.mean(1) - 1
-
-
-class Refuses:
-    def attribute(self, image: Tensor, target: Any) -> Tensor:
-        raise UnsuitableError("refuses: no map of this network.")
-
-
-class Darken:
-    def generate(self, image: Tensor, target: Tensor) -> Counterfactual:
-        return Counterfactual(image, image.clamp_max(-0.6), target)
-
-
-def measured(data: Dataset | None = None, explainers: Any = None, **settings: Any) -> Measured:
-    data = data or dataset()
-    return measure(
-        explainers or {"brightness": Brightness(), "inverse": Inverse()}, Bright(), data, Grid(rows=2, columns=2),
-        Contrast(1, 0), CPU, indices=range(len(data)), batch_size=5, **settings,
-    )  # fmt: skip
-
-
-def section(found: Measured, title: str, **asked: Any) -> Any:
-    sample, _ = usable_regions(found, asked.get("score", "share"))
-    return next(s for s in analyse(sample, Questions(draws=200, **asked)) if s.title.startswith(title))
-
 
 # Measuring
 
@@ -245,77 +167,6 @@ def test_readers_findings(tmp_path: Path) -> None:
     assert first.region == "upper left quadrant"
     assert first.spearman.value > 0.9
     assert ranked.auc > 0.9
-
-
-# Showing
-
-
-class Reader(HTMLParser):
-    """What a page refers to, and its scripts."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.links: list[str] = []
-        self.tags: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.links += [value for name, value in attrs if name in ("src", "href") and value and value[0] != "#"]
-
-
-def test_the_page_holds_everything_and_asks_nothing_of_a_network(tmp_path: Path) -> None:
-    found = measured(show=[0, 2, 3])
-    sections = list(analyse(usable_regions(found, "share")[0], Questions(draws=100)))
-    write_page(
-        tmp_path / "index.html",
-        "Study <b>",
-        found,
-        sections,
-        facts={"run": "x"},
-        notes=["careful & slow"],
-        score="share",
-    )
-    text = (tmp_path / "index.html").read_text()
-    page = Reader(text)
-    assert not page.links
-    assert {"input", "select", "svg"} <= set(page.tags)
-    assert "Study &lt;b&gt;" in text
-    assert "careful &amp; slow" in text
-    assert all(escape(s.sentences[0]) in text for s in sections)
-    cases = json.loads(re.search(r"const cases = (.*);", text).group(1))  # type: ignore[union-attr]
-    assert [case["name"].split(" – ")[0] for case in cases] == ["image <2>", "image <3>", "image <0>"], "abnormal first"
-    assert dict(cases[0]["shares"]["brightness"])["upper left quadrant"] == pytest.approx(
-        found.scores["share"][2, 0, 0], abs=1e-4
-    )
-    assert cases[0]["maps"]["inverse"].startswith("data:image/png;base64,")
-
-
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium")
-def test_a_browser_runs_the_page(tmp_path: Path) -> None:
-    found = measured(show=[0, 2, 3])
-    write_page(tmp_path / "index.html", "t", found, [], facts={}, notes=[], score="share")
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", f"file://{tmp_path}/index.html"]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout  # type: ignore[arg-type]
-    assert f"<td>upper left quadrant</td><td>{100 * found.scores['share'][2, 0, 0]:.1f} %</td>" in dom
-    assert dom.count("<option") == 3 + 2
-    assert 'id="map" alt="map" src="data:image/png' in dom
-
-
-def test_names_cannot_end_the_script() -> None:
-    assert "</script>" not in json_for_script(["</script><script>alert(1)</script>"])
-
-
-def test_volumes_are_shown_by_a_slice(tmp_path: Path) -> None:
-    data = dataset(8)
-    images = np.repeat(data.images[:, :, None], 6, 2)
-    volumes = Dataset(images, data.labels, None, None, data.ids, data.groups, data.origin)
-    found = measured(volumes, {"b": Brightness()}, show=[2])
-    write_page(tmp_path / "i.html", "t", found, [], facts={}, notes=[], score="share")
-    assert (tmp_path / "i.html").stat().st_size > 5000
 
 
 # The command
