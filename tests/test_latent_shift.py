@@ -138,6 +138,18 @@ def test_a_timid_rendering_is_strengthened_as_far_as_it_must_and_no_further() ->
         LatentShift(UpperIsBright(), Timid(), space=LatentSpace(2), strongest=0.5)
 
 
+def test_a_grade_that_the_classifier_does_not_see_is_strengthened_until_it_does() -> None:
+    told = batch(12, 9, grades=4)
+    normal, abnormal = told["image"][told["grade"] == 0], torch.ones(3, dtype=torch.long)
+    for strongest, called in ((1.0, 0), (6.0, 1)):  # the classifier sees grades 2 and 3 only
+        method = shift("ordinal", 4, told="grade", strongest=strongest)
+        found = method.generate(normal, abnormal)
+        assert (UpperIsBright()(found.counterfactual).argmax(1) == called).all()
+        assert (found.extras["reencoded_grade"] >= 1).all()
+    assert (found.counterfactual[:, 0, :4].mean((1, 2)) < 0.1).all(), "and no further"
+    assert (method.generate(told["image"], torch.zeros(12, dtype=torch.long)).extras["reencoded_grade"] == 0).all()
+
+
 def test_a_sweep_rises_with_the_grade_and_inverts_once() -> None:
     method = shift("ordinal", 4, told="grade")
     image = batch(6, 4, grades=4)["image"]

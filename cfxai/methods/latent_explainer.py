@@ -17,8 +17,8 @@ from cfxai.nn.weights import digest
 from cfxai.protocols import Image, Method
 
 Latent = Float[Tensor, "b z"]
-CLASSIFIER = "classifier"
-"""As a name of what the head is told: what the classifier calls the images."""
+CLASSIFIER, LABEL, GRADE = "classifier", "label", "grade"
+"""What the head can be told that is no column: what the classifier calls an image, its label, and its grade."""
 
 
 @runtime_checkable
@@ -81,7 +81,7 @@ class LatentExplainer:
         Raises:
             DataError: the images lack a column that the head is told or the space is to hold, or its cells will not do.
         """
-        known = [CLASSIFIER, *({"label", "grade"} & batch.keys()), *batch.get("columns", {})]
+        known = [CLASSIFIER, *({LABEL, GRADE} & batch.keys()), *batch.get("columns", {})]
         if missing := sorted(self.columns.difference(known)):
             raise DataError(
                 f"The images have no column {missing[0]}, which method.told or method.space.hold names (they have"
@@ -148,4 +148,4 @@ class LatentExplainer:
 
 
 def _cells(batch: Mapping[str, Any], name: str) -> Sequence[Any]:
-    return batch[name].tolist() if name in ("label", "grade") else batch["columns"][name]
+    return batch[name].tolist() if name in (LABEL, GRADE) else batch["columns"][name]

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from cfxai.errors import ConfigError
 from cfxai.latents.latent_space import LatentSpace
 from cfxai.methods.correction import Scores, corrected
-from cfxai.methods.latent_explainer import CLASSIFIER, Latent, LatentExplainer, Representation
-from cfxai.protocols import Counterfactual, Image, Labels
+from cfxai.methods.latent_explainer import CLASSIFIER, GRADE, LABEL, Latent, LatentExplainer, Representation
+from cfxai.protocols import NORMAL, Counterfactual, Image, Labels
 
+CLASSIFIED = (CLASSIFIER, LABEL, GRADE)
+"""What a head can be told that the classifier should see changed as well."""
 STRONGER = 1.25
 """Factor from one strength of a change to the next."""
 CLOSE = 0.02
@@ -30,8 +32,8 @@ class LatentShift(LatentExplainer):
         depth: how far into the class to go: 0 = its boundary, 1 = where its training images typically are. Of a
             multinomial head, logits beyond the boundary.
         direction: of the move; see `LatentSpace`.
-        strongest: where the rendered image is not read as the target yet, its change is made stronger step by step, up
-            to so many times; 1 = it stays as it is rendered (published).
+        strongest: where head or classifier do not see the target in the rendered image yet, its change is made stronger
+            step by step, up to so many times; 1 = it stays as it is rendered (published).
         corrections: how often an image of a sweep is rendered again, at most, for the head to read in it the level that
             was asked for; 0 = it stays as it is rendered (published).
 
@@ -81,7 +83,7 @@ class LatentShift(LatentExplainer):
     def _strength(self, image: Image, rendered: Image, target: Labels) -> Float[Tensor, " b"]:
         """The least s = 1, 1.25, 1.25^2, ... at which x + s (x' - x) is read as the target; if none is, `strongest`.
 
-        By the head and, where that stands for the classifier, by the classifier too.
+        By the head and, unless that is told something else than what is classified, by the classifier too.
         """
         strength = torch.ones(len(image), device=image.device)
         todo = ~self._reads(rendered, target)
@@ -92,8 +94,15 @@ class LatentShift(LatentExplainer):
         return strength
 
     def _reads(self, image: Image, target: Labels) -> Bool[Tensor, " b"]:
-        read = self.space.predicted(self.autoencoder.encode(image)) == target
-        return read & (self.classifier(image).argmax(1) == target) if self.told == CLASSIFIER else read
+        read = self.space.predicted(self.autoencoder.encode(image))
+        if self.told not in CLASSIFIED:
+            return read == target
+        called = self.classifier(image).argmax(1)
+        if self.told == GRADE:  # a worse one is abnormal, too
+            return torch.where(
+                target > NORMAL, (read >= target) & (called > NORMAL), (read == target) & (called == target)
+            )
+        return (read == target) & (called == target)
 
     def sweep(self, image: Image, levels: Float[Tensor, " n"]) -> Float[Tensor, "n b c *spatial"]:
         """The images at several levels of severity: grades of a head that knows more than two; else from 0, where
