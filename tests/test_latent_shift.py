@@ -138,16 +138,26 @@ def test_a_timid_rendering_is_strengthened_as_far_as_it_must_and_no_further() ->
         LatentShift(UpperIsBright(), Timid(), space=LatentSpace(2), strongest=0.5)
 
 
-def test_a_grade_that_the_classifier_does_not_see_is_strengthened_until_it_does() -> None:
+def test_a_grade_that_the_classifier_does_not_see_gives_way_to_the_next() -> None:
     told = batch(12, 9, grades=4)
     normal, abnormal = told["image"][told["grade"] == 0], torch.ones(3, dtype=torch.long)
-    for strongest, called in ((1.0, 0), (6.0, 1)):  # the classifier sees grades 2 and 3 only
-        method = shift("ordinal", 4, told="grade", strongest=strongest)
-        found = method.generate(normal, abnormal)
-        assert (UpperIsBright()(found.counterfactual).argmax(1) == called).all()
-        assert (found.extras["reencoded_grade"] >= 1).all()
-    assert (found.counterfactual[:, 0, :4].mean((1, 2)) < 0.1).all(), "and no further"
+    method = shift("ordinal", 4, told="grade", strongest=1.0)
+    found = method.generate(normal, abnormal)
+    assert (UpperIsBright()(found.counterfactual).argmax(1) == 1).all()  # which it calls grades 2 and 3
+    assert (found.extras["reencoded_grade"] == 2).all()
+    seen = told["image"][told["grade"] == 1]
+    assert (method.generate(seen, 2 * abnormal).extras["reencoded_grade"] == 2).all()
     assert (method.generate(told["image"], torch.zeros(12, dtype=torch.long)).extras["reencoded_grade"] == 0).all()
+
+
+def test_what_a_column_says_is_no_matter_of_the_classifier() -> None:
+    training, told = batch(80, 0, grades=4), batch(12, 9, grades=4)
+    training["columns"] = {"stage": training["grade"].tolist()}
+    method = LatentShift(UpperIsBright(), ByHand(), space=LatentSpace(2, 4, kind="ordinal"), told="stage")
+    method.fit([training])
+    found = method.generate(told["image"][told["grade"] == 0], torch.ones(3, dtype=torch.long))
+    assert (found.extras["reencoded_grade"] == 1).all()
+    assert (UpperIsBright()(found.counterfactual).argmax(1) == 0).all()
 
 
 def test_a_sweep_rises_with_the_grade_and_inverts_once() -> None:

@@ -69,24 +69,35 @@ class LatentShift(LatentExplainer):
     def generate(self, image: Image, target: Labels) -> Counterfactual:
         """[b c *spatial] in [-1, 1] to each image's counterfactual for its class in `target`.
 
-        An image that lies as deep in its target already is only rendered again. Extras: the head's readings before and
-        after.
+        An image that lies as deep in its target already is only rendered again. Where a head is told grades, one that
+        the classifier does not see gives way to the next. Extras: the head's readings before and after.
         """
         with torch.no_grad():
             z = self.autoencoder.encode(image)
-            into = self.space.into_class if self.space.head.ordered else self.space.to_class
-            moved = into(z, target, self.depth, self.direction)
-            rendered = self._rendered(self.autoencoder.encode_stochastic(image, z), moved, z)
-            rendered = _amplified(image, rendered, self._strength(image, rendered, target))
+            noise = self.autoencoder.encode_stochastic(image, z)
+            moved = self._into(z, target)
+            rendered = self._rendered(noise, moved, z)
+            unseen = ~self._reads(rendered, target)
+            for grade in self.space.grades[2:] if self.told == GRADE else ():
+                rows = (unseen & (target > NORMAL) & (target < grade)).nonzero()[:, 0]
+                if len(rows):
+                    moved[rows] = self._into(z[rows], grade.expand(len(rows)))
+                    rendered[rows] = self._rendered(noise[rows], moved[rows], z[rows])
+                    unseen[rows] = ~self._reads(rendered[rows], target[rows])
+            rendered = _amplified(image, rendered, self._strength(image, rendered, target, unseen))
             return Counterfactual(image, rendered, target, self._readings(z, moved, rendered))
 
-    def _strength(self, image: Image, rendered: Image, target: Labels) -> Float[Tensor, " b"]:
+    def _into(self, z: Latent, target: Labels) -> Latent:
+        into = self.space.into_class if self.space.head.ordered else self.space.to_class
+        return into(z, target, self.depth, self.direction)
+
+    def _strength(self, image: Image, rendered: Image, target: Labels, todo: Bool[Tensor, " b"]) -> Float[Tensor, " b"]:
         """The least s = 1, 1.25, 1.25^2, ... at which x + s (x' - x) is read as the target; if none is, `strongest`.
 
-        By the head and, unless that is told something else than what is classified, by the classifier too.
+        By the head and, unless that is told something else than what is classified, by the classifier too. 1 where
+        there is nothing `todo`.
         """
-        strength = torch.ones(len(image), device=image.device)
-        todo = ~self._reads(rendered, target)
+        strength, todo = torch.ones(len(image), device=image.device), todo.clone()
         while todo.any() and strength.max() < self.strongest:
             strength[todo] = (STRONGER * strength[todo]).clamp_max(self.strongest)
             stronger = _amplified(image[todo], rendered[todo], strength[todo])
@@ -99,9 +110,8 @@ class LatentShift(LatentExplainer):
             return read == target
         called = self.classifier(image).argmax(1)
         if self.told == GRADE:  # a worse one is abnormal, too
-            return torch.where(
-                target > NORMAL, (read >= target) & (called > NORMAL), (read == target) & (called == target)
-            )
+            read = torch.where(target > NORMAL, read.minimum(target), read)
+            return (read == target) & ((called > NORMAL) == (target > NORMAL))
         return (read == target) & (called == target)
 
     def sweep(self, image: Image, levels: Float[Tensor, " n"]) -> Float[Tensor, "n b c *spatial"]:
