@@ -77,7 +77,7 @@ class Swept:
     ruler: Mapping[str, float | None] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, Any]:
-        """`rank_correlations`, how many images they are of, `sweep_reference`, `ruler_dice` and `ruler_spearman`.
+        """`rank_correlations`, how many images they are of, `sweep_reference`, and what `judge_ruler` found.
 
         The level that is itself the reference is left out: its size is 0 whatever the explainer does.
         """
@@ -85,7 +85,7 @@ class Swept:
         sizes = np.stack([image.sizes for image in self.images])[:, first:]
         found = rank_correlations(self.levels[first:], sizes, [image.patient for image in self.images])
         about = {"sweep_images": len(self.images), "sweep_reference": self.reference}
-        return {**found, **about, "ruler_dice": None, "ruler_spearman": None, **self.ruler}
+        return {**found, **about, "ruler_dice": None, "ruler_spearman": None, "mask_spearman": None, **self.ruler}
 
     @property
     def measure(self) -> str:
@@ -104,7 +104,7 @@ class Swept:
         return f"{line}; pixels {self.measure}{self._trust()}"
 
     def _trust(self) -> str:
-        named = {"Dice": "ruler_dice", "Spearman of grade and size": "ruler_spearman"}
+        named = {"Dice": "ruler_dice", "Spearman of grade and size": "ruler_spearman", "of true size": "mask_spearman"}
         known = [f"{name} {value:.3f}" for name, key in named.items() if (value := self.ruler.get(key)) is not None]
         return f" (on real images: {', '.join(known)})" if known else ""
 

@@ -21,6 +21,7 @@ from cfxai.data.dataset import Dataset
 from cfxai.data.export import Origin
 from cfxai.errors import ConfigError
 from cfxai.evaluation import evaluate_parts, load_config, settings_of
+from cfxai.ruler_judging import balanced_spearman
 from cfxai.run.directory import Run
 from cfxai.settings import Settings
 from cfxai.sweeps import (
@@ -211,6 +212,16 @@ def test_the_ruler_is_judged_on_all_real_images() -> None:
     assert found["sweep_images"] == 2
     assert found["ruler_dice"] == pytest.approx(2 * 27 / (27 + 28))
     assert found["ruler_spearman"] == pytest.approx(spearmanr([0, 0, 4, 9, 0, 1, 4, 9], grades).statistic)
+    assert found["mask_spearman"] == pytest.approx(1)
+
+
+def test_rare_grades_count_as_much_as_frequent_ones() -> None:
+    sizes, grades = np.array([0, 0, 3, 1, 5, 2, 9, 4]), np.array([0, 0, 0, 0, 1, 1, 2, 3])
+    times = 4 // np.bincount(grades)[grades]
+    expected = spearmanr(np.repeat(sizes, times), np.repeat(grades, times)).statistic
+    assert balanced_spearman(sizes.tolist(), grades) == pytest.approx(expected)
+    assert balanced_spearman([7] * 8, grades) is None
+    assert balanced_spearman(sizes.tolist(), np.zeros(8, int)) is None
 
 
 def test_what_was_measured_is_written_beside_it(tmp_path: Path) -> None:
