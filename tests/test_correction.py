@@ -68,3 +68,11 @@ def test_an_image_that_never_answers_is_asked_for_so_much_and_keeps_its_best_ren
     assert torch.allclose(read(answers, torch.ones(1), 9), torch.tensor([0.1 * FURTHEST]))
     assert max(float(asked.max()) for asked in answers.asked) == FURTHEST
     assert len(answers.asked) == 2
+
+
+def test_an_image_that_never_answers_is_left_alone_while_others_go_on() -> None:
+    answers = Answers(torch.zeros(2, dtype=torch.float64), torch.tensor([0.1, 4.0], dtype=torch.float64), bend=1.5)
+    read(answers, torch.tensor([1.0, 1.5], dtype=torch.float64), 9)
+    assert len(answers.asked) > 3
+    assert all(asked.isfinite().all() for asked in answers.asked)
+    assert all(which.tolist() == [1] for which in answers.which[2:])

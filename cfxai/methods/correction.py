@@ -47,7 +47,8 @@ def corrected(render: Render, own: Scores, wanted: Scores, *, corrections: int, 
         part = ((1 - less_answer) / (more_answer - less_answer)).clamp(NEAREST_ENDS, 1 - NEAREST_ENDS)
         beyond = (less + (1 - less_answer) / slope).clamp_max(FURTHEST)
         asked = torch.where(more.isnan(), beyond, less + part * (more - less))
-        todo = ((error > close) & (way.abs() > close) & (asked != less)).nonzero()[:, 0]
+        further = asked > less  # not so where `FURTHEST` was too little, and asked is no number after that
+        todo = ((error > close) & (way.abs() > close) & further).nonzero()[:, 0]
         if not len(todo):
             break
         image, read = render((own + asked * way)[todo], todo)
