@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
+from cfxai.latents.destinations import Scores
 from cfxai.protocols import Image
 
-Scores = Float[Tensor, " b"]
 Render = Callable[[Scores, Int[Tensor, " b"]], tuple[Image, Scores]]
 """Scores asked for, and of which images -> the images, and the scores that are read in them."""
 

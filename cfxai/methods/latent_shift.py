@@ -11,8 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from cfxai.errors import ConfigError
+from cfxai.latents.destinations import Scores
 from cfxai.latents.latent_space import LatentSpace
-from cfxai.methods.correction import Scores, corrected
+from cfxai.methods.correction import corrected
 from cfxai.methods.latent_explainer import CLASSIFIER, GRADE, LABEL, Latent, LatentExplainer, Representation
 from cfxai.protocols import NORMAL, Counterfactual, Image, Labels
 
