@@ -8,15 +8,15 @@ import hashlib
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from cfxai.errors import NumericsError, Preempted
-from cfxai.protocols import Method
+from cfxai.protocols import Clips, Method
 from cfxai.run.checkpoint import State, load_checkpoint, restore, save_checkpoint
 from cfxai.run.directory import Run
 from cfxai.run.progress import Track
@@ -141,22 +141,36 @@ def train_step(
             optimizers[name].zero_grad()
         fabric.backward(total / accumulate)
         if passed[name] % accumulate == 0:
-            check_gradients(method, name, fabric, step)
+            prepare_gradients(method, name, fabric, step)
             optimizers[name].step()
 
 
-def check_gradients(method: Method, name: str, fabric: Fabric, step: int) -> None:
-    """Raises NumericsError when a gradient of that optimizer is not finite, naming the parameter.
+def prepare_gradients(method: Method, name: str, fabric: Fabric, step: int) -> None:
+    """Cuts the gradients of that optimizer to the norm that the method wants; one look at them serves this and a check.
 
-    Not so while fp16's gradients are scaled up: after an overflow the scaler leaves out the step and halves its scale.
+    Raises:
+        NumericsError: a gradient is not finite, named by its parameter. Not so while fp16's gradients are scaled up:
+            after an overflow the scaler leaves out the step and halves its scale.
     """
+    most = method.clips.get(name) if isinstance(method, Clips) else None
     scaler = gradient_scaler(fabric)
-    if scaler is not None and scaler.get_scale() > 1:
+    scaled = scaler is not None and scaler.get_scale() > 1
+    if scaled and most is None:
         return
     owned = [p for group in method.optimizers[name].param_groups for p in group["params"] if p.grad is not None]
-    # One look at all of them; norms of very large finite gradients overflow, so that only a second look is proof.
-    if not owned or bool(torch.isfinite(torch.stack(torch._foreach_norm([p.grad for p in owned]))).all()):
+    if not owned:
         return
+    if scaler is not None and most is not None:
+        scaler.unscale_(method.optimizers[name])  # or what is scaled up would be cut
+    norms = torch.stack(torch._foreach_norm([p.grad for p in owned]))
+    if not scaled and not torch.isfinite(norms).all():
+        check_finite(method, name, owned, step)
+    if most is not None and (share := most / (norms.norm() + 1e-6)) < 1:
+        torch._foreach_mul_([p.grad for p in owned], share)
+
+
+def check_finite(method: Method, name: str, owned: Sequence[nn.Parameter], step: int) -> None:
+    """Raises NumericsError if a gradient is not; that its norm overflows is no proof."""
     names = {id(p): n for n, p in method.modules.named_parameters()}
     wrong = [names.get(id(p), "?") for p in owned if p.grad is not None and not torch.isfinite(p.grad).all()]
     if wrong:

@@ -170,6 +170,13 @@ class Method(Protocol):
 
 
 @runtime_checkable
+class Clips(Protocol):
+    """A method that wants gradients cut to a norm before a step: the most it may be, by the optimizer's name."""
+
+    clips: Mapping[str, float]
+
+
+@runtime_checkable
 class Fitted(Protocol):
     """A method with a part that is fitted to the whole training split, anew whenever the method is to explain.
 

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from omegaconf import OmegaConf
 from torch import Tensor, nn
-from torch.optim import SGD
+from torch.optim import SGD, AdamW
 
 from cfxai import loop
 from cfxai.errors import ConfigError, NumericsError
@@ -66,6 +66,20 @@ def test_a_gradient_that_no_scale_makes_finite_is_an_error_in_fp16(tmp_path: Pat
     with pytest.raises(NumericsError, match=r"step 2: the gradient of line\.weight"):
         fit_in_fp16(method, tmp_path, 9, 4.0)
     assert method.modules["line"].weight.item() == 1.0
+
+
+def test_what_is_cut_in_fp16_is_the_gradient_and_not_its_scaled_up_self(tmp_path: Path) -> None:
+    class Cut(Scaled):
+        clips = {"line": 0.5}
+
+        def __init__(self) -> None:
+            super().__init__(3.0)
+            # Adam would hide the size of a gradient, but for eps; fused, it leaves the unscaling to itself.
+            self.optimizers = {"line": AdamW(self.modules.parameters(), 1.0, eps=0.5, weight_decay=0.0, fused=True)}
+
+    method = Cut()
+    fit_in_fp16(method, tmp_path, 1, 1024.0)
+    assert method.modules["line"].weight.item() == pytest.approx(1 - 0.5 / (0.5 + 0.5), abs=1e-3)
 
 
 def test_fp16_is_refused_on_a_cpu() -> None:

@@ -10,7 +10,6 @@ there are some, a linear head on z may help it, early on, to notice what is smal
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, Protocol, cast, get_args, runtime_checkable
 
 import torch
@@ -160,8 +159,7 @@ class DiffusionAutoencoder:
             self.modules["head"] = read
             trained += self.modules["head"].parameters()
         optimizer = AdamW(trained, learning_rate, (betas[0], betas[1]), weight_decay=weight_decay, fused=True)
-        if clip is not None:
-            optimizer.register_step_pre_hook(partial(_clip, trained, clip))
+        self.clips = {} if clip is None else {"autoencoder": clip}
         self.optimizers: dict[str, Optimizer] = {"autoencoder": optimizer}
         self.compression, self.first = compression, 0
         if compression is not None:
@@ -294,7 +292,3 @@ class DiffusionAutoencoder:
         with torch.autocast(inputs[0].device.type, enabled=False):
             parts = zip(*(value.float().split(self.at_once) for value in inputs), strict=True)
             return torch.cat([run(*part) for part in parts])
-
-
-def _clip(parameters: Sequence[nn.Parameter], norm: float, *_: Any) -> None:
-    nn.utils.clip_grad_norm_(parameters, norm)

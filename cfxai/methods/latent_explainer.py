@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from cfxai.errors import ConfigError, DataError
 from cfxai.latents.latent_space import LatentSpace
 from cfxai.nn.weights import digest
-from cfxai.protocols import Image, Method
+from cfxai.protocols import Clips, Image, Method
 
 Latent = Float[Tensor, "b z"]
 CLASSIFIER, LABEL, GRADE = "classifier", "label", "grade"
@@ -63,6 +63,7 @@ class LatentExplainer:
         self.told, self.columns = told, {told, *space.hold}
         self.modules = nn.ModuleDict({**autoencoder.modules, "space": space})
         self.optimizers: Mapping[str, Optimizer] = autoencoder.optimizers
+        self.clips = autoencoder.clips if isinstance(autoencoder, Clips) else {}
 
     def losses(self, batch: Mapping[str, Tensor], step: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """The autoencoder's."""
