@@ -6,8 +6,6 @@
     published, memory kept   the same, but the C library keeps freed memory, as our training has it (CPU only)
     cfxai                    compat=dae2024 as tools/train.py trains it
     cfxai, mixed precision   the same with trainer.precision as in --precision, unless that is 32-true
-    cfxai, compiled          with --compile: the same as `cfxai` with autoencoder.compile=true
-    cfxai, both              with --compile: both
     public code              with --peer: a checkout of matanat/dae_counterfactual itself
 
 On a CPU the published steps compute in float32, on a GPU in float16, as they were trained.
@@ -30,7 +28,7 @@ from statistics import median
 
 import dae_edits
 import torch
-from dae_step import BOTH, CHANNELS, COMPILED, FULL, MIXED, MIXES, First, first_steps, timed
+from dae_step import CHANNELS, FULL, MIXED, First, first_steps, timed
 from schedules import KEPT, OURS, PEER, PUBLISHED, Settings
 from worker import Machine, machine
 
@@ -42,7 +40,7 @@ def main() -> None:
     settings, given = arguments()
     print(f"{settings.device}, {settings.threads} threads", flush=True)
     if given.step or not given.edits:
-        compare_steps(settings, given.rounds, given.compile)
+        compare_steps(settings, given.rounds)
     if given.edits or not given.step:
         compare_edits(settings, given.training, given.steps)
 
@@ -58,7 +56,6 @@ def arguments() -> tuple[Settings, argparse.Namespace]:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="on a CPU")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
     parser.add_argument("--precision", default="bf16-mixed", help="of the row with mixed precision, or 32-true")
-    parser.add_argument("--compile", action="store_true", help="also steps that torch.compile fuses; takes minutes")
     parser.add_argument(
         "--processor-time",
         action="store_true",
@@ -82,12 +79,11 @@ def arguments() -> tuple[Settings, argparse.Namespace]:
     return settings, given
 
 
-def compare_steps(settings: Settings, rounds: int, compiles: bool) -> None:
+def compare_steps(settings: Settings, rounds: int) -> None:
     mixes = settings.precision != FULL
-    own = [OURS, *[MIXED] * mixes, *[COMPILED] * compiles, *[BOTH] * (mixes and compiles)]
-    names = [PUBLISHED, *[KEPT] * (settings.device == "cpu"), *own, *[PEER] * bool(settings.peer)]
+    names = [PUBLISHED, *[KEPT] * (settings.device == "cpu"), OURS, *[MIXED] * mixes, *[PEER] * bool(settings.peer)]
     full = machine(replace(settings, precision=FULL))
-    best = dict.fromkeys(names, full) | (dict.fromkeys(MIXES, machine(settings)) if mixes else {})
+    best = dict.fromkeys(names, full) | ({MIXED: machine(settings)} if mixes else {})
     context = get_context("spawn")
     processes = {name: context.Pool(1) for name in names}
     first = {name: process.apply(first_steps, (name, settings)) for name, process in processes.items()}

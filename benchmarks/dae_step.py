@@ -21,9 +21,7 @@ from cfxai.nn.heap import keep_freed_memory
 from cfxai.nn.memory_format import convolve_fast
 
 BATCHES, COMPARED = 4, 3
-FULL = "32-true"
-MIXED, COMPILED, BOTH = "cfxai, mixed precision", "cfxai, compiled", "cfxai, both"
-MIXES, COMPILES = (MIXED, BOTH), (COMPILED, BOTH)
+FULL, MIXED = "32-true", "cfxai, mixed precision"
 CHANNELS = 64
 """Of the published networks at the finest resolution."""
 PASSES = 10
@@ -63,13 +61,13 @@ def begin(name: str, settings: Settings) -> None:
     """Prepares a process for its schedule."""
     prepare(settings)
     half = settings.device == "cuda"
-    precision = settings.precision if name in MIXES else FULL
+    precision = settings.precision if name == MIXED else FULL
     fabric = Fabric(accelerator=settings.device, devices=1, precision=precision)  # type: ignore[arg-type]
-    method = initial(settings, compiled=name in COMPILES)
+    method = initial(settings)
     fabric.to_device(method.modules)
     Measured.network, Measured.settings = method.autoencoder, settings
     images = [fabric.to_device(image) for image in batches(settings)]
-    if name in (OURS, *MIXES, *COMPILES):
+    if name in (OURS, MIXED):
         Measured.step = ours(method, images, fabric)
     elif name == PEER:
         assert settings.peer is not None
@@ -81,14 +79,13 @@ def begin(name: str, settings: Settings) -> None:
         Measured.step = published_dae.schedule(method, images, half)
 
 
-def initial(settings: Settings, *, compiled: bool = False) -> DiffusionAutoencoder:
+def initial(settings: Settings) -> DiffusionAutoencoder:
     """`compat=dae2024` as a user composes it; the same weights in every process.
 
     Layers that start at zero, and would hide what the others say, do not.
     """
     torch.manual_seed(0)
-    width = round(CHANNELS * settings.width)
-    choices = ["compat=dae2024", f"autoencoder.width={width}", f"autoencoder.compile={compiled}"]
+    choices = ["compat=dae2024", f"autoencoder.width={round(CHANNELS * settings.width)}"]
     method = Parts(compose(CONF / "dae_kidney.yaml", choices))["method"].autoencoder
     assert isinstance(method, DiffusionAutoencoder)
     for parameter in method.autoencoder.parameters():

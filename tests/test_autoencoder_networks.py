@@ -1,9 +1,6 @@
 """The networks of the diffusion autoencoder: their published sizes, and what their blocks compute."""
 
 import math
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +12,6 @@ from toy_autoencoder import count, small, stirred
 
 from cfxai.config.build import Parts
 from cfxai.config.catalogue import CONF
-from cfxai.errors import ConfigError
 from cfxai.nn.diffusion_unet import sinusoids
 from cfxai.nn.modulated_block import ModulatedBlock, PlainBlock, SelfAttention
 
@@ -141,42 +137,3 @@ def test_checkpointing_gives_the_same_gradients() -> None:
         network(image, time, network.encode(image)).square().mean().backward()
         gradients.append([parameter.grad for parameter in network.parameters()])
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
-
-
-COMPILING = """
-import copy, functools, torch
-from toy_autoencoder import small, stirred
-
-torch.compile = functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
-image, time = torch.randn(2, 1, 8, 8), torch.tensor([1.0, 500.0])
-found = []
-for compile in (False, True):
-    network = small(compile=compile, encoder_multipliers=(1,), attention=(0,))
-    torch.manual_seed(1)
-    stirred(network)
-    said = network(image, time, network.encode(image))
-    said.square().mean().backward()
-    found.append({"said": said, **{name: parameter.grad for name, parameter in network.named_parameters()}})
-plain, compiled = found
-assert plain.keys() == compiled.keys()
-assert all(torch.allclose(plain[name], compiled[name], atol=1e-6) for name in plain)
-twin, image = copy.deepcopy(network), image[:, :, :4]
-with torch.compiler.set_stance("fail_on_recompile"):  # which it would be with another shape, were it compiled
-    assert twin(image, time, twin.encode(image)).isfinite().all()
-"""
-
-
-def test_compiling_changes_neither_gradients_nor_names_nor_copies() -> None:
-    """Traced whole, in a process without shape checks, and run without making code, which would take minutes."""
-    subprocess.run([sys.executable, "-W", "ignore", "-c", COMPILING], cwd=Path(__file__).parent, check=True)
-
-
-def test_no_compiler_is_said_before_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(_function: object) -> Any:
-        raise RuntimeError("No working C++ compiler found\nin a long traceback")
-
-    monkeypatch.setattr(torch, "compile", fails)
-    with pytest.raises(
-        ConfigError, match=r"autoencoder\.compile: .*No working C\+\+ compiler found\); install a C\+\+"
-    ):
-        small(compile=True)

@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cfxai.errors import ConfigError
-from cfxai.nn.compiled import compile_in_place
 from cfxai.nn.contraction import Plan
 from cfxai.nn.diffusion_unet import DiffusionUNet
 from cfxai.nn.semantic_encoder import SemanticEncoder
@@ -29,10 +28,9 @@ class Autoencoder(nn.Module):
         latent: length of z.
         embedding: length of the time's embedding.
         dropout: in the U-Net.
-        compile: torch.compile fuses what is neither convolution nor product of matrices.
 
     Raises:
-        ConfigError: sizes that make no network, or no compiler; later, images of other channels or dimensions.
+        ConfigError: sizes that make no network; later, images of other channels or dimensions.
     """
 
     standard_layout = True
@@ -56,7 +54,6 @@ class Autoencoder(nn.Module):
         embedding: int = 512,
         dropout: float = 0.1,
         checkpoint: bool = False,
-        compile: bool = False,
     ) -> None:
         super().__init__()
         if latent < 1 or embedding < 1:
@@ -70,8 +67,6 @@ class Autoencoder(nn.Module):
         self.encoder = SemanticEncoder(seen, encoder_multipliers, latent=latent)
         self.unet = DiffusionUNet(plan, multipliers, latent=latent, embedding=embedding, dropout=dropout)
         self.strides = seen.stride(encoder_multipliers), plan.stride(multipliers)
-        if compile:
-            compile_in_place(self.encoder, self.unet)
 
     def encode(self, image: Image) -> Float[Tensor, "b z"]:
         if (there := image.shape[1]) != self.channels:
