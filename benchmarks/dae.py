@@ -33,7 +33,7 @@ from schedules import KEPT, OURS, PEER, PUBLISHED, Settings
 from worker import Machine, machine
 
 STEP = "{:24} {:>8} {:>9} {:>20} {:>10} {:>9} {:>8}"
-EDIT = "{:30} {:>9} {:>7} {:>5} {:>12} {:>18} {:>9} {:>18}"
+EDIT = "{:30} {:>9} {:>7} {:>8} {:>5} {:>12} {:>12} {:>9} {:>8} {:>12}"
 
 
 def main() -> None:
@@ -127,16 +127,18 @@ def print_steps(first: dict[str, First], times: dict[str, list[float]], best: di
 
 def compare_edits(settings: Settings, training: int, steps: list[int]) -> None:
     print(f"edits: a small network after {training} steps of training; error: of its reconstructions", flush=True)
-    print(EDIT.format("sampling", "guidance", "error", "k", "evaluations", "times fewer", "s", "times faster"))
+    columns = "sampling", "guidance", "error", "peak MB", "k", "evaluations", "times fewer"
+    print(EDIT.format(*columns, "s", "edits/s", "times faster"))
     reference: dae_edits.Way | None = None
     for way in dae_edits.measured(settings, training, steps):
         reference = reference or way
         for i, number in enumerate(dae_edits.EDITS):
-            name, guidance, error = (way.name, f"{way.guidance:g}", f"{way.error:.2%}") if i == 0 else ("", "", "")
+            of_all = way.name, f"{way.guidance:g}", f"{way.error:.2%}", f"{way.peak / 1e6:.0f}"
             fewer = reference.evaluations[i] / way.evaluations[i]
             faster = reference.seconds[i] / way.seconds[i]
-            cells = f"{way.evaluations[i]}", f"{fewer:.1f}", f"{way.seconds[i]:.2f}", f"{faster:.1f}"
-            print(EDIT.format(name, guidance, error, number, *cells), flush=True)
+            per_second = f"{number / way.seconds[i]:.1f}"
+            cells = f"{way.evaluations[i]}", f"{fewer:.1f}", f"{way.seconds[i]:.2f}", per_second, f"{faster:.1f}"
+            print(EDIT.format(*(of_all if i == 0 else [""] * 4), number, *cells), flush=True)
 
 
 if __name__ == "__main__":

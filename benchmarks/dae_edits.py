@@ -1,17 +1,19 @@
-"""k edits of one image: network evaluations, seconds and the error of a reconstruction, published and ours.
+"""k edits of one image: network evaluations, seconds, memory and the error of a reconstruction, published and ours.
 
-All of them with one small network, trained here for about a minute on the phantom's kidneys: 64 x 64 pixels of CT.
+All of them with one small network, trained here for about a minute on the phantom's kidneys: 64 x 64 pixels of CT. Each
+way has a process of its own, so that its memory is its own.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 
 import torch
 from lightning_fabric import Fabric
 from schedules import Settings
 from torch import Tensor, nn
-from worker import prepare, seconds
+from worker import forget_peak, memory, prepare, seconds
 
 from cfxai.config.build import Parts
 from cfxai.config.catalogue import CONF
@@ -36,6 +38,7 @@ class Way:
         error: mean |x - render(invert(x))| of test images, as a share of the intensity range.
         evaluations: of the network for one image and each number of edits, one a network and image.
         seconds: of the same.
+        peak: memory in bytes that the most edits add to what one evaluation of the network has needed.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Way:
     error: float
     evaluations: list[int]
     seconds: list[float]
+    peak: int
 
 
 def measured(settings: Settings, training: int, steps: list[int]) -> Iterator[Way]:
@@ -50,15 +54,18 @@ def measured(settings: Settings, training: int, steps: list[int]) -> Iterator[Wa
     prepare(settings)
     keep_freed_memory()
     method, images = trained(settings, training)
+    weights, images = {name: value.cpu() for name, value in method.modules.state_dict().items()}, images.cpu()
     default, guidance = composed()["method"].sampling, method.guidance
     assert isinstance(default, Sampling)
     others = [
         Sampling(number, default.spacing, default.solver, default.inversion, default.iterations, default.until)
         for number in steps
     ]
-    yield way("published, 250 and 100 steps", method, PublishedSampling(), 0.0, images, settings)
-    for sampling in (default, *others):
-        yield way(f"cfxai, {sampling.steps} steps", method, sampling, guidance, images, settings)
+    samplings: list[tuple[str, Sampler, float]] = [("published, 250 and 100 steps", PublishedSampling(), 0.0)]
+    samplings += [(f"cfxai, {sampling.steps} steps", sampling, guidance) for sampling in (default, *others)]
+    for sampled in samplings:
+        with get_context("spawn").Pool(1) as process:
+            yield process.apply(way, (*sampled, weights, images, settings))
 
 
 def composed(*choices: str) -> Parts:
@@ -80,10 +87,21 @@ def trained(settings: Settings, steps: int) -> tuple[DiffusionAutoencoder, Tenso
 
 
 def way(
-    name: str, method: DiffusionAutoencoder, sampling: Sampler, guidance: float, images: Tensor, settings: Settings
+    name: str, sampling: Sampler, guidance: float, weights: dict[str, Tensor], images: Tensor, settings: Settings
 ) -> Way:
+    prepare(settings)
+    keep_freed_memory()
+    method = composed()["method"]
+    method.modules.load_state_dict(weights)
+    method.modules.to(settings.device)
+    images = images.to(settings.device)
     method.sampling, method.guidance = sampling, guidance
     z = method.encode(images)
+    method.network(images[:1], torch.zeros(1, device=images.device), z[:1])
+    forget_peak()
+    before = memory()
+    edit(method, images, z, EDITS[-1])
+    peak = memory() - before
     again = method.render(method.encode_stochastic(images, z), z)
     error = float((images - again).abs().mean() / 2)
     counts, times = [], []
@@ -92,9 +110,10 @@ def way(
             edit(method, images, z, number)
         counts.append(done.count)
         times.append(seconds(partial(edit, method, images, z, number), settings))
-    return Way(name, guidance, error, counts, times)
+    return Way(name, guidance, error, counts, times, peak)
 
 
+@torch.no_grad()
 def edit(method: DiffusionAutoencoder, images: Tensor, z: Tensor, number: int) -> None:
     """The first image rendered again, and halfway to the codes of `number` others."""
     image, own = images[:1], z[:1]

@@ -11,6 +11,7 @@ from functools import partial
 from itertools import count
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -117,6 +118,14 @@ def memory() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def forget_peak() -> None:
+    """From now on `memory` says the most that was in use since; on other systems than Linux, or a GPU, it cannot."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    elif (marks := Path("/proc/self/clear_refs")).exists():
+        marks.write_text("5")
 
 
 def seconds(act: Callable[[], object], settings: Settings) -> float:
