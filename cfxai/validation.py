@@ -1,6 +1,7 @@
 """How a method does on the validation split while it learns."""
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
@@ -107,6 +108,12 @@ class Validation:
                 "warning: at step %d the way back needs what 256 levels do not hold (cycle L1 %.2g, rounded %.2g): the "
                 "original is hidden in the counterfactual; consider a smaller loss.cycle",
                 done, found["cycle_plain"], found["cycle_rounded"],
+            )  # fmt: skip
+        if found.get("z_wrong", math.inf) <= found.get("z_right", 0.0) and done >= self.cfg.trainer.steps / 4:
+            log.warning(
+                "warning: at step %d images are rendered as well under another image's z (error %.3g) as under"
+                " their own (%.3g): the network ignores z; consider more noise (a larger sampling.until), a shorter z"
+                " (autoencoder.latent) or more trainer.steps", done, found["z_wrong"], found["z_right"],
             )  # fmt: skip
         if found.get("variety", 1.0) < 0.05:
             log.warning("warning: at step %d the counterfactuals of different images are nearly the same image", done)

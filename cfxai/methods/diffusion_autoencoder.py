@@ -10,7 +10,7 @@ there are some, a linear head on z may help it, early on, to notice what is smal
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, cast, get_args, runtime_checkable
+from typing import Protocol, cast, get_args, runtime_checkable
 
 import torch
 import torch.nn.functional as F
