@@ -121,7 +121,7 @@ def memory() -> int:
 
 
 def forget_peak() -> None:
-    """From now on `memory` says the most that was in use since; on other systems than Linux, or a GPU, it cannot."""
+    """From now on `memory` says the most that was in use since; without a GPU, on Linux only."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     elif (marks := Path("/proc/self/clear_refs")).exists():
