@@ -38,6 +38,15 @@ BOTH_WAYS = {
     "cycle L1": lambda m: _number(m.get("cycle_l1"), 4),
     "identity L1": lambda m: _number(m.get("identity_l1"), 4),
 }
+LATENT = {
+    "AUROC": lambda m: _interval(m.get("head_auroc"), m.get("head_auroc_ci")),
+    "accuracy": lambda m: _number(m.get("head_accuracy")),
+    "re-encoded flips": lambda m: _number(m["reencoded_flip_rate"]),
+    "way, sd": lambda m: _number(m["latent_move"], 2),
+    "grade MAE": lambda m: _number(m.get("grade_mae")),
+    "kappa": lambda m: _number(m.get("grade_qwk")),
+    "Spearman": lambda m: _number(m.get("grade_spearman")),
+}
 FAITHFULNESS = {
     "deletion ↓": lambda m: _number(m["deletion"]),
     "below random": lambda m: _number(m["deletion_below_random"]),
@@ -60,7 +69,7 @@ BESIDE = ("control", "ceiling")
 
 
 def tables(metrics: Mapping[str, Any]) -> list[Table]:
-    """Where the lesion is, for every explainer; how the counterfactuals are; faithfulness and sanity where measured."""
+    """Where the lesion is, for every explainer; how the counterfactuals are, and the rest where it was measured."""
     other = "fixed" if metrics["cf_threshold_rule"] == "auto" else "auto"
     rows = dict(metrics["explainers"]) | {name: metrics[name] for name in BESIDE if metrics.get(name)}
 
@@ -76,7 +85,7 @@ def tables(metrics: Mapping[str, Any]) -> list[Table]:
     for name, m in rows.items():
         if m["l1"] is not None:
             how.add_row(name, *(render(m) for render in COUNTERFACTUALS.values()))
-    more = (how, both_ways(rows), faithfulness(rows), sanity(rows))
+    more = (how, both_ways(rows), latent(rows), faithfulness(rows), sanity(rows))
     return [where, *(table for table in more if table.row_count)]
 
 
@@ -90,6 +99,20 @@ def both_ways(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     for name, m in rows.items():
         if m.get("flip_rate_to_normal") is not None:
             table.add_row(name, *(render(m) for render in BOTH_WAYS.values()))
+    return table
+
+
+def latent(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What a linear head reads in the code z of an image, and in that of its counterfactual."""
+    table = _table("head on z", ["explainer", *LATENT])
+    table.caption = (
+        "AUROC and accuracy against labels; mean error, quadratic kappa and rank correlation of its grades,\n"
+        "where the data have them. Re-encoded: it reads the rendered image, encoded again, as what was asked for.\n"
+        "Way of z in standard deviations of training images. Intervals of all these are in metrics.json."
+    )
+    for name, m in rows.items():
+        if "reencoded_flip_rate" in m:
+            table.add_row(name, *(render(m) for render in LATENT.values()))
     return table
 
 

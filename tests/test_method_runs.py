@@ -12,6 +12,7 @@ from cfxai.config.catalogue import CONF
 from cfxai.config.compose import compose
 from cfxai.latents.store import load_store
 from cfxai.nn.weights import digest
+from cfxai.report import tables
 from cfxai.training import train
 
 CLASSIFIER = ("classifier_training.steps=10", "classifier_training.batch_size=4", "classifier.widths=[4,8]")
@@ -75,6 +76,11 @@ def test_latent_shift_leaves_latents_and_says_how_its_head_reads(tmp_path: Path)
     ours = found["explainers"]["latent_shift"]
     assert 0 <= ours["head_auroc"] <= 1
     assert ours["grade_mae"] >= 0
+    shown = next(table for table in tables(found) if table.title == "head on z")
+    cells = {str(column.header): next(iter(column.cells)) for column in shown.columns}
+    assert cells["explainer"] == "latent_shift"
+    assert str(cells["AUROC"]).startswith(f"{ours['head_auroc']:.3f} [")
+    assert cells["grade MAE"] == f"{ours['grade_mae']:.3f}"
     store = load_store(directory / "latents", digest(load_run(directory).parts["method"].network))
     assert store.z.shape[1] == 8
     assert set(store.split) == {"train", "val", "test"}
