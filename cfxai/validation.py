@@ -1,7 +1,6 @@
 """How a method does on the validation split while it learns."""
 
 import logging
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
@@ -28,6 +27,8 @@ log = logging.getLogger("cfxai")
 SAMPLES = 6
 """Images in each `samples/step_*.png`."""
 
+FOLLOWS = 0.05
+"""Share of the way to another image's code below which renderings under it are said to ignore it."""
 HIDES = 3.0
 """Times the cycle error through 256 levels that a translation may have before it is said to hide its original."""
 
@@ -109,11 +110,11 @@ class Validation:
                 "original is hidden in the counterfactual; consider a smaller loss.cycle",
                 done, found["cycle_plain"], found["cycle_rounded"],
             )  # fmt: skip
-        if found.get("z_wrong", math.inf) <= found.get("z_right", 0.0) and done >= self.cfg.trainer.steps / 4:
+        if found.get("z_followed", 1.0) < FOLLOWS and done >= self.cfg.trainer.steps / 4:
             log.warning(
-                "warning: at step %d images are rendered as well under another image's z (error %.3g) as under"
-                " their own (%.3g): the network ignores z; consider more noise (a larger sampling.until), a shorter z"
-                " (autoencoder.latent) or more trainer.steps", done, found["z_wrong"], found["z_right"],
+                "warning: at step %d images rendered under another image's z go only %.1f %% of the way there, encoded"
+                " again: the network ignores z; consider more noise (a larger sampling.until) or"
+                " more trainer.steps", done, 100 * found["z_followed"],
             )  # fmt: skip
         if found.get("variety", 1.0) < 0.05:
             log.warning("warning: at step %d the counterfactuals of different images are nearly the same image", done)

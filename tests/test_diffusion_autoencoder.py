@@ -100,6 +100,8 @@ def test_training_learns_to_denoise_and_to_use_z(learnt: tuple[DiffusionAutoenco
     found = method.z_matters(blobs(1000)["image"])
     assert torch.equal(torch.get_rng_state(), state)
     assert found["right"] < 0.9 * found["wrong"]
+    assert 0.3 < found["followed"] < 1.5
+    assert toy_method().z_matters(blobs(1000)["image"])["followed"] == 0  # its last layers are zero, as at the start
     assert found == method.z_matters(blobs(1000)["image"])
 
 
@@ -218,7 +220,7 @@ def test_compression_is_trained_first_and_diffusion_on_its_codes(tmp_path: Path)
     assert noise.shape == code.shape
     through = compression.decode(code)
     assert (method.render(noise, z) - through).abs().mean() < 0.02
-    assert set(method.z_matters(image)) == {"right", "wrong"}
+    assert set(method.z_matters(image)) == {"right", "wrong", "followed"}
 
     save_file(compression.state_dict(), tmp_path / "compression.safetensors")
     loaded = Compression(1, 2, dims=2, widths=(8, 8), weights=str(tmp_path / "compression.safetensors"))

@@ -36,9 +36,9 @@ def test_variety_is_that_of_the_images_unless_the_output_is_constant() -> None:
         ({"l1": 0.1, "flip_rate": 0.0, "variety": 1.0}, 10, None),
         ({"l1": 0.5, "flip_rate": 1.0, "variety": 0.01}, 10, "nearly the same image"),
         ({"l1": 0.1, "flip_rate": 0.9, "variety": 0.9}, 100, None),
-        ({"z_right": 0.2, "z_wrong": 0.199}, 30, "(error 0.199) as under their own (0.2): the network ignores z"),
-        ({"z_right": 0.2, "z_wrong": 0.199}, 10, None),
-        ({"z_right": 0.2, "z_wrong": 0.25}, 30, None),
+        ({"z_followed": 0.004}, 30, "go only 0.4 % of the way there, encoded again: the network ignores z"),
+        ({"z_followed": 0.004}, 10, None),
+        ({"z_followed": 0.3}, 30, None),
     ],
 )
 def test_collapse_is_reported(

@@ -235,10 +235,7 @@ class DiffusionAutoencoder:
 
     @torch.no_grad()
     def checks(self, image: Image) -> dict[str, float]:
-        """`reconstruction_error`, mean |x - render(x_T, z)| as a share of the range, and `z_right` and `z_wrong`.
-
-        The last two, of `z_matters`, should be well apart: z then says what the noise does not.
-        """
+        """`reconstruction_error`, mean |x - render(x_T, z)| as a share of the range, and `z_…` of `z_matters`."""
         z = self.encode(image)
         rendered = self.render(self.encode_stochastic(image, z), z)
         told = {f"z_{name}": value for name, value in self.z_matters(image).items()} if len(image) > 1 else {}
@@ -246,22 +243,29 @@ class DiffusionAutoencoder:
 
     @torch.no_grad()
     def z_matters(self, image: Image) -> dict[str, float]:
-        """Mean |x - x'| over images [b c *spatial], b > 1, with x' rendered from x under as much random noise as
-        inversion ends in, the same for both; from noise alone, unless it ends early.
+        """Whether z is used: images [b c *spatial], b > 1, are rendered from as much random noise over them as
+        inversion ends in (from noise alone, unless it ends early), under their own z and under the next image's.
 
-        `right`: with each image's own z; `wrong`: with the next image's. They are equal where z is ignored.
+        `right`, `wrong`: mean |x - x'| of either; apart where z says what many pixels show. `followed`: which share of
+        the way from the one z to the other the renderings have gone, encoded again. 0 where z is ignored, 1 where an
+        image says what its z said, however few pixels that takes.
         """
         grid = time_grid(self.schedule, CHECK_STEPS, until=self.sampling.until)
         alpha, sigma = self.schedule.level(grid[-1])
+        seen = self._batched(self._entered, image)
+        noisy = alpha * seen + sigma * torch.randn(seen.shape, generator=torch.Generator().manual_seed(0)).to(seen)
 
         def rendered(noise: Noise, z: Latent) -> Image:
-            return self._left(ddim(self._denoiser(z), noise, grid))
+            return self._left(ddim(self._denoiser(z), noise, grid)).clamp(-1, 1)
 
-        seen = self._batched(self._entered, image)
-        noise = torch.randn(seen.shape, generator=torch.Generator().manual_seed(0)).to(seen)
-        z, noisy = self.encode(image), alpha * seen + sigma * noise
-        codes = {"right": z, "wrong": z.roll(1, 0)}
-        return {name: float((image - self._batched(rendered, noisy, z)).abs().mean()) for name, z in codes.items()}
+        z = self.encode(image)
+        right, wrong = (self._batched(rendered, noisy, code) for code in (z, z.roll(1, 0)))
+        way, gone = z.roll(1, 0) - z, self.encode(wrong) - self.encode(right)
+        return {
+            "right": float((image - right).abs().mean()),
+            "wrong": float((image - wrong).abs().mean()),
+            "followed": float((gone * way).sum() / way.square().sum().clamp_min(torch.finfo(way.dtype).tiny)),
+        }
 
     def _denoiser(self, z: Latent) -> Denoiser:
         return Denoiser(lambda x, time: self.network(x, time, z), self.schedule, self.loss.prediction)
