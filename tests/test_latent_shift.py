@@ -100,6 +100,22 @@ def test_an_image_goes_where_it_was_asked_to_and_keeps_what_is_of_no_matter(dire
     assert (at_the_boundary.extras["reencoded_score"].abs() < 0.01 * expected.abs()).all()
 
 
+def test_beyond_the_typical_go_only_images_of_another_class() -> None:
+    method, told = shift(depth=3.0), batch(8, 2)
+    target = 1 - told["label"]
+    deep = method.generate(told["image"], target).extras["reencoded_score"]
+    assert torch.allclose(deep, 3 * method.space.typical[target], rtol=1e-3)
+    already, before = (
+        method.generate(told["image"], told["label"]),
+        method.space.score(method.autoencoder.encode(told["image"])),
+    )
+    sign = (2 * told["label"] - 1).float()
+    typical = sign * method.space.typical[told["label"]]
+    assert torch.allclose(
+        sign * already.extras["reencoded_score"], torch.maximum(sign * before[:, 0], typical), rtol=1e-3
+    )
+
+
 def test_the_head_stands_for_the_classifier_or_for_labels() -> None:
     odd = batch(60, 3)
     odd["label"] = 1 - odd["label"]

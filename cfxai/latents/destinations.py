@@ -62,7 +62,7 @@ def inside_class(head: LinearHead, score: Scores, level: Int[Tensor, " b"], marg
 
 
 def deep_in_class(
-    head: LinearHead, typical: Float[Tensor, " g"], score: Scores, level: Int[Tensor, " b"], depth: float
+    head: LinearHead, typical: Float[Tensor, " g"], score: Scores, level: Int[Tensor, " b"], depth: float | Scores
 ) -> Scores:
     """The score nearest to `score` that is `depth` of the way from a level's boundary to its `typical` score.
 

@@ -230,7 +230,13 @@ class LatentSpace(nn.Module):
         return torch.from_numpy(moved).to(z)
 
     def into_class(
-        self, z: Latents, target: Labels, depth: float = 1.0, direction: str = "covariance", *, hold: bool = True
+        self,
+        z: Latents,
+        target: Labels,
+        depth: float | Scores = 1.0,
+        direction: str = "covariance",
+        *,
+        hold: bool = True,
     ) -> Latents:
         """The nearest latent as deep in the class `target` as asked for; one that is there already stays.
 

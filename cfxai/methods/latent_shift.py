@@ -31,7 +31,7 @@ class LatentShift(LatentExplainer):
     Args:
         classifier, autoencoder, space, told: see `LatentExplainer`.
         depth: how far into the class to go: 0 = its boundary, 1 = where its training images typically are. Of a
-            multinomial head, logits beyond the boundary.
+            multinomial head, logits beyond the boundary. An image that is of the class already goes to 1 at most.
         direction: of the move; see `LatentSpace`.
         strongest: where head or classifier do not see the target in the rendered image yet, its change is made stronger
             step by step, up to so many times; 1 = it stays as it is rendered (published).
@@ -76,21 +76,27 @@ class LatentShift(LatentExplainer):
         with torch.no_grad():
             z = self.autoencoder.encode(image)
             noise = self.autoencoder.encode_stochastic(image, z)
-            moved = self._into(z, target)
+            depth = self._depths(image, target)
+            moved = self._into(z, target, depth)
             rendered = self._rendered(noise, moved, z)
             unseen = ~self._reads(rendered, target)
             for grade in self.space.grades[2:] if self.told == GRADE else ():
                 rows = (unseen & (target > NORMAL) & (target < grade)).nonzero()[:, 0]
                 if len(rows):
-                    moved[rows] = self._into(z[rows], grade.expand(len(rows)))
+                    moved[rows] = self._into(z[rows], grade.expand(len(rows)), depth[rows])
                     rendered[rows] = self._rendered(noise[rows], moved[rows], z[rows])
                     unseen[rows] = ~self._reads(rendered[rows], target[rows])
             rendered = _amplified(image, rendered, self._strength(image, rendered, target, unseen))
             return Counterfactual(image, rendered, target, self._readings(z, moved, rendered))
 
-    def _into(self, z: Latent, target: Labels) -> Latent:
-        into = self.space.into_class if self.space.head.ordered else self.space.to_class
-        return into(z, target, self.depth, self.direction)
+    def _depths(self, image: Image, target: Labels) -> Float[Tensor, " b"]:
+        depth = torch.full((len(image),), self.depth, device=image.device)
+        return depth if self.depth <= 1 else depth.masked_fill(self._reads(image, target), 1.0)
+
+    def _into(self, z: Latent, target: Labels, depth: Float[Tensor, " b"]) -> Latent:
+        if self.space.head.ordered:
+            return self.space.into_class(z, target, depth, self.direction)
+        return self.space.to_class(z, target, self.depth, self.direction)
 
     def _strength(self, image: Image, rendered: Image, target: Labels, todo: Bool[Tensor, " b"]) -> Float[Tensor, " b"]:
         """The least s = 1, 1.25, 1.25^2, ... at which x + s (x' - x) is read as the target; if none is, `strongest`.
