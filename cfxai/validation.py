@@ -114,7 +114,7 @@ class Validation:
             log.warning(
                 "warning: at step %d images rendered under another image's z go only %.1f %% of the way there, encoded"
                 " again: the network ignores z; consider more noise (a larger sampling.until) or"
-                " more trainer.steps", done, 100 * found["z_followed"],
+                " more trainer.steps", done, 100 * max(found["z_followed"], 0.0),
             )  # fmt: skip
         if found.get("variety", 1.0) < 0.05:
             log.warning("warning: at step %d the counterfactuals of different images are nearly the same image", done)
