@@ -1,6 +1,6 @@
 """What an evaluation shows: the table on the terminal, the table of cases and the pictures of patients."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,68 +80,70 @@ def tables(metrics: Mapping[str, Any]) -> list[Table]:
         last = f"{_number(alternative.get('iou'))} ({_number(alternative.get('threshold'))})"
         where.add_row(name, _number(m["threshold"]), *(render(m) for render in LOCALISATION.values()), last)
 
-    how = _table("counterfactuals", ["explainer", *COUNTERFACTUALS])
-    how.caption = None if metrics["realism"] is None else f"KID and FID: {metrics['realism']}."
-    for name, m in rows.items():
-        if m["l1"] is not None:
-            how.add_row(name, *(render(m) for render in COUNTERFACTUALS.values()))
+    realism = None if metrics["realism"] is None else f"KID and FID: {metrics['realism']}."
+    changed = {name: m for name, m in rows.items() if m["l1"] is not None}
+    how = _filled("counterfactuals", COUNTERFACTUALS, changed, realism)
     more = (how, both_ways(rows), latent(rows), faithfulness(rows), sanity(rows))
     return [where, *(table for table in more if table.row_count)]
 
 
 def both_ways(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     """Whether the classifier's mind is changed in both directions, and by something that is not noise."""
-    table = _table("both ways", ["explainer", *BOTH_WAYS])
-    table.caption = (
+    caption = (
         "Flips of images that the classifier calls by their label; the oracle is a classifier trained by itself.\n"
         "Control: an adversarial perturbation, which flips the classifier and explains nothing."
     )
-    for name, m in rows.items():
-        if m.get("flip_rate_to_normal") is not None:
-            table.add_row(name, *(render(m) for render in BOTH_WAYS.values()))
-    return table
+    measured = {name: m for name, m in rows.items() if m.get("flip_rate_to_normal") is not None}
+    return _filled("both ways", BOTH_WAYS, measured, caption)
 
 
 def latent(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     """What a linear head reads in the code z of an image, and in that of its counterfactual."""
-    table = _table("head on z", ["explainer", *LATENT])
-    table.caption = (
+    caption = (
         "AUROC and accuracy against labels; mean error, quadratic kappa and rank correlation of its grades,\n"
         "where the data have them. Re-encoded: it reads the rendered image, encoded again, as what was asked for.\n"
         "Way of z in standard deviations of training images. Intervals of all these are in metrics.json."
     )
-    for name, m in rows.items():
-        if "reencoded_flip_rate" in m:
-            table.add_row(name, *(render(m) for render in LATENT.values()))
-    return table
+    measured = {name: m for name, m in rows.items() if "reencoded_flip_rate" in m}
+    return _filled("head on z", LATENT, measured, caption)
 
 
 def faithfulness(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     """Whether the classifier looks where each map says."""
-    table = _table("faithfulness", ["explainer", *FAITHFULNESS])
-    table.caption = (
+    caption = (
         "Areas under the probability as pixels are removed or inserted in the map's order,\n"
         "and how much better that is than a random order on the same images, by regions too;\n"
         "of ROAD a random order has 0. Intervals are in metrics.json."
     )
-    for name, m in rows.items():
-        if "deletion" in m:
-            table.add_row(name, *(render(m) for render in FAITHFULNESS.values()))
-    return table
+    measured = {name: m for name, m in rows.items() if "deletion" in m}
+    return _filled("faithfulness", FAITHFULNESS, measured, caption)
 
 
 def sanity(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     """Whether the saliency maps depend on the classifier and on the question."""
-    table = _table("sanity", ["attributor", *SANITY])
-    table.caption = (
+    caption = (
         "Rank correlation of a map with that of a random classifier, which should be\n"
         "near 0, and with that of another class, which should not be near 1; how much a\n"
         "map moves when the image changes by 1 %; and which part of the score's changes\n"
         "under noise it does not explain."
     )
+    measured = {name: m["sanity"] for name, m in rows.items() if m.get("sanity")}
+    return _filled("sanity", SANITY, measured, caption, of="attributor")
+
+
+def _filled(
+    title: str,
+    columns: Mapping[str, Callable[[Mapping[str, Any]], str]],
+    rows: Mapping[str, Mapping[str, Any]],
+    caption: str | None,
+    *,
+    of: str = "explainer",
+) -> Table:
+    """A row for each of `rows`: its name, and what the columns make of its metrics."""
+    table = _table(title, [of, *columns])
+    table.caption = caption
     for name, m in rows.items():
-        if found := m.get("sanity"):
-            table.add_row(name, *(render(found) for render in SANITY.values()))
+        table.add_row(name, *(render(m) for render in columns.values()))
     return table
 
 

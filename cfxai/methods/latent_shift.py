@@ -30,8 +30,8 @@ class LatentShift(LatentExplainer):
 
     Args:
         classifier, autoencoder, space, told: see `LatentExplainer`.
-        depth: how far into the class to go: 0 = its boundary, 1 = where its training images typically are. Of a
-            multinomial head, logits beyond the boundary. An image that is of the class already goes to 1 at most.
+        depth: how far into the class to go: 0 = its boundary, 1 = where its training images typically are, beyond which
+            an image of the class itself never goes. Of a multinomial head, logits beyond the boundary.
         direction: of the move; see `LatentSpace`.
         strongest: where head or classifier do not see the target in the rendered image yet, its change is made stronger
             step by step, up to so many times; 1 = it stays as it is rendered (published).
