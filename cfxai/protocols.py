@@ -1,6 +1,6 @@
 """What components promise each other. Images are in [-1, 1] everywhere; normalisation lives inside the classifier."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,6 +14,9 @@ Mask = Bool[Tensor, "b *spatial"]
 RegionMaps = Float[Tensor, "b r *spatial"]
 Labels = Int[Tensor, " b"]
 Logits = Float[Tensor, "b k"]
+
+Verify = Callable[[Image, Image, Labels, nn.Module], Image]
+"""(image, counterfactual, target, classifier) -> the counterfactual without needless changes, as of `HideAndSeek`."""
 
 NORMAL = 0
 """The label of images without a finding, and the classifier's class for them."""

@@ -49,7 +49,7 @@ def test_what_is_right_is_not_rendered_again_and_nothing_is_without_corrections(
 
 @given(
     gain=st.floats(0.4, 4.0),
-    bend=st.floats(0.0, 1.5),
+    bend=st.just(0.0) | st.floats(1e-6, 1.5),  # of less than the smallest normal number, sinh would be a staircase
     own=st.floats(-2.0, 2.0),
     way=st.floats(0.1, 1.5),
     down=st.booleans(),

@@ -98,7 +98,8 @@ def test_columns_are_asked_for_before_the_training(pictures: tuple[str, ...], tm
 
 
 def test_a_search_goes_through_a_real_rendering(pictures: tuple[str, ...], tmp_path: Path) -> None:
-    cfg = compose(CONF / "optimise_latent_kidney.yaml", [*pictures, *SMALL, *CLASSIFIER, f"cache={tmp_path / 'cache'}"])
+    settings = [*pictures, *SMALL, *CLASSIFIER, "verify=none", f"cache={tmp_path / 'cache'}"]
+    cfg = compose(CONF / "optimise_latent_kidney.yaml", settings)
     method = Parts(cfg)["method"]
     assert isinstance(method, OptimiseLatent)
     random = torch.Generator().manual_seed(0)

@@ -100,6 +100,28 @@ def test_an_image_goes_where_it_was_asked_to_and_keeps_what_is_of_no_matter(dire
     assert (at_the_boundary.extras["reencoded_score"].abs() < 0.01 * expected.abs()).all()
 
 
+def test_changes_are_verified_as_long_as_the_head_sees_the_target() -> None:
+    """What is taken back in the lower half is of no matter; in both halves, all would be as before."""
+    halves: list[slice] = []
+
+    def take_back(image: Tensor, rendered: Tensor, target: Tensor, classifier: nn.Module) -> Tensor:
+        verified = rendered.clone()
+        for half in halves:
+            verified[:, :, half] = image[:, :, half]
+        return verified
+
+    method, told = shift(verify=take_back, strongest=1.0), batch(8, 2)
+    image, target = told["image"], 1 - told["label"]
+    rendered = method.generate(image, target).counterfactual
+    halves.append(slice(4, 8))
+    found = method.generate(image, target)
+    assert torch.equal(found.counterfactual[:, :, 4:], image[:, :, 4:])
+    assert torch.equal(found.counterfactual[:, :, :4], rendered[:, :, :4])
+    assert (found.extras["reencoded_grade"] == target).all()
+    halves.append(slice(0, 4))
+    assert torch.equal(method.generate(image, target).counterfactual, rendered)
+
+
 def test_beyond_the_typical_go_only_images_of_another_class() -> None:
     method, told = shift(depth=3.0), batch(8, 2)
     target = 1 - told["label"]

@@ -64,6 +64,14 @@ def test_it_finds_the_shortest_move_that_is_known_in_closed_form() -> None:
     assert torch.allclose(ByHand().encode(found.counterfactual) - z, shortest, atol=0.1)
 
 
+def test_what_was_found_is_verified() -> None:
+    told = batch(4, 2)
+    method = searching(rounds=1, steps=2, verify=lambda image, rendered, target, classifier: image)
+    found = method.generate(told["image"], 1 - told["label"])
+    assert torch.equal(found.counterfactual, told["image"])
+    assert torch.equal(found.extras["reencoded_score"], found.extras["score"])
+
+
 def test_a_search_leaves_a_confounder_alone() -> None:
     method, asked = searching("age"), aged(8, 2)
     target = 1 - asked["label"]

@@ -14,7 +14,7 @@ A generator removes whatever makes a frozen classifier f call an image abnormal 
 builds on, progressive exaggeration (Singla et al. 2021, arXiv:2101.04230), which also turns normal images abnormal.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, cast
@@ -33,10 +33,7 @@ from cfxai.nn.ema import Average
 from cfxai.nn.features import penultimate
 from cfxai.nn.freeze import frozen
 from cfxai.nn.patches import patchwise
-from cfxai.protocols import NORMAL, Counterfactual, Image, Labels, Logits, Mask
-
-Verify = Callable[[Image, Image, nn.Module], Image]
-"""(image, counterfactual, classifier) -> the counterfactual without needless changes, as `HideAndSeek` does it."""
+from cfxai.protocols import NORMAL, Counterfactual, Image, Labels, Logits, Mask, Verify
 
 
 class Conditional(Protocol):
@@ -292,7 +289,7 @@ class Coin:
                 task = replace(task, goal=torch.where(stays, task.level, task.goal))
             counterfactual = patchwise(generator, image, self._told(task), self.patch, self.overlap).float()
             if self.verify:
-                counterfactual = self.verify(image, counterfactual, self.classifier)
+                counterfactual = self.verify(image, counterfactual, target, self.classifier)
             if self.reference == "reconstruction":
                 image = patchwise(generator, image, task.level, self.patch, self.overlap).float()
             return Counterfactual(image, counterfactual, target)

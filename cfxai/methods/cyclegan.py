@@ -31,7 +31,7 @@ from cfxai.methods.image_pool import ImagePool
 from cfxai.nn.eager import eager
 from cfxai.nn.ema import Average
 from cfxai.nn.freeze import frozen
-from cfxai.protocols import NORMAL, Counterfactual, Image, Labels, Logits
+from cfxai.protocols import NORMAL, Counterfactual, Image, Labels, Logits, Verify
 
 FORMS = {
     "adversarial": get_args(losses.Independent),
@@ -117,6 +117,7 @@ class CycleGAN:
         average: decay of the exponential moving average of G that `generate` uses; 0 = none.
         pool: of earlier fakes for D; null = none.
         discriminators_first: D learns before G in a step (GANterfactual's code), not after.
+        verify: undoes changes that the classifier does not need; null = none.
 
     Raises:
         ConfigError: fewer than two classes, or networks that do not tell these apart.
@@ -141,6 +142,7 @@ class CycleGAN:
         average: float = 0.999,
         pool: ImagePool | None = None,
         discriminators_first: bool = False,
+        verify: Verify | None = None,
     ) -> None:
         if classes < 2:
             raise ConfigError(f"method.classes: must be 2 or more, got {classes}.")
@@ -161,7 +163,7 @@ class CycleGAN:
             for name, network in (("generator", generator), ("discriminator", discriminator))
         }
         self.steps, self.learning_rate, self.decay = steps, learning_rate, decay
-        self.classes, self.discriminators_first = classes, discriminators_first
+        self.classes, self.discriminators_first, self.verify = classes, discriminators_first, verify
 
     def losses(self, batch: Mapping[str, Tensor], step: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
         self._schedule(step)
@@ -268,7 +270,10 @@ class CycleGAN:
             raise ValueError(f"target: classes are 0 to {self.classes - 1}.")
         generator = self.average.module if self.average.decay else self.generator
         with torch.no_grad(), frozen(generator):
-            return Counterfactual(image, generator(image, target).float(), target)
+            changed = generator(image, target).float()
+            if self.verify:
+                changed = self.verify(image, changed, target, self.classifier)
+            return Counterfactual(image, changed, target)
 
 
 def over_classes(of: Labels, term: Callable[[Tensor], Tensor]) -> Tensor:

@@ -14,11 +14,13 @@ from torch.optim import Optimizer
 from cfxai.errors import ConfigError, DataError
 from cfxai.latents.latent_space import LatentSpace
 from cfxai.nn.weights import digest
-from cfxai.protocols import Clips, Image, Method
+from cfxai.protocols import Clips, Image, Method, Verify
 
 Latent = Float[Tensor, "b z"]
 CLASSIFIER, LABEL, GRADE = "classifier", "label", "grade"
 """What the head can be told that is no column: what the classifier calls an image, its label, and its grade."""
+CLASSIFIED = (CLASSIFIER, LABEL, GRADE)
+"""What a head can be told that the classifier should see changed as well."""
 
 
 @runtime_checkable
@@ -48,19 +50,27 @@ class LatentExplainer:
         space: the head, the latents' statistics, and the columns of the manifest that moves are to leave alone.
         told: what the head learns to read in z: what the `classifier` calls the training images, so that it stands for
             the classifier; their `label`; their `grade`; or a column of the manifest, whole numbers from 0 = normal.
+        verify: undoes changes that the classifier does not need, unless the head is told a column; null = none.
 
     Raises:
         ConfigError: the space is to hold what the head is told, which is what moves.
     """
 
     def __init__(
-        self, classifier: nn.Module, autoencoder: Representation, *, space: LatentSpace, told: str = CLASSIFIER
+        self,
+        classifier: nn.Module,
+        autoencoder: Representation,
+        *,
+        space: LatentSpace,
+        told: str = CLASSIFIER,
+        verify: Verify | None = None,
     ) -> None:
         if told in space.hold:
             raise ConfigError(f"method.space.hold: must not name {told}, which method.told says is to move.")
         self.classifier = classifier.eval().requires_grad_(False)
         self.autoencoder, self.space, self.network = autoencoder, space, autoencoder.network
         self.told, self.columns = told, {told, *space.hold}
+        self.verify = verify if told in CLASSIFIED else None
         self.modules = nn.ModuleDict({**autoencoder.modules, "space": space})
         self.optimizers: Mapping[str, Optimizer] = autoencoder.optimizers
         self.clips = autoencoder.clips if isinstance(autoencoder, Clips) else {}

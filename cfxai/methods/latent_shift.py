@@ -14,11 +14,9 @@ from cfxai.errors import ConfigError
 from cfxai.latents.destinations import Scores
 from cfxai.latents.latent_space import LatentSpace
 from cfxai.methods.correction import corrected
-from cfxai.methods.latent_explainer import CLASSIFIER, GRADE, LABEL, Latent, LatentExplainer, Representation
-from cfxai.protocols import NORMAL, Counterfactual, Image, Labels
+from cfxai.methods.latent_explainer import CLASSIFIED, CLASSIFIER, GRADE, Latent, LatentExplainer, Representation
+from cfxai.protocols import NORMAL, Counterfactual, Image, Labels, Verify
 
-CLASSIFIED = (CLASSIFIER, LABEL, GRADE)
-"""What a head can be told that the classifier should see changed as well."""
 STRONGER = 1.25
 """Factor from one strength of a change to the next."""
 CLOSE = 0.02
@@ -29,7 +27,7 @@ class LatentShift(LatentExplainer):
     """The method: the autoencoder is trained and the head fitted as in `LatentExplainer`; z moves in closed form.
 
     Args:
-        classifier, autoencoder, space, told: see `LatentExplainer`.
+        classifier, autoencoder, space, told, verify: see `LatentExplainer`.
         depth: how far into the class to go: 0 = its boundary, 1 = where its training images typically are, beyond which
             an image of the class itself never goes. Of a multinomial head, logits beyond the boundary.
         direction: of the move; see `LatentSpace`.
@@ -53,6 +51,7 @@ class LatentShift(LatentExplainer):
         *,
         space: LatentSpace,
         told: str = CLASSIFIER,
+        verify: Verify | None = None,
         depth: float = 1.0,
         direction: str = "covariance",
         strongest: float = 6.0,
@@ -64,7 +63,7 @@ class LatentShift(LatentExplainer):
             raise ConfigError(f"method.strongest: must be 1 or more, got {strongest}.")
         if corrections < 0:
             raise ConfigError(f"method.corrections: must be 0 or more, got {corrections}.")
-        super().__init__(classifier, autoencoder, space=space, told=told)
+        super().__init__(classifier, autoencoder, space=space, told=told, verify=verify)
         self.depth, self.direction, self.strongest, self.corrections = depth, direction, strongest, corrections
 
     def generate(self, image: Image, target: Labels) -> Counterfactual:
@@ -87,6 +86,7 @@ class LatentShift(LatentExplainer):
                     rendered[rows] = self._rendered(noise[rows], moved[rows], z[rows])
                     unseen[rows] = ~self._reads(rendered[rows], target[rows])
             rendered = _amplified(image, rendered, self._strength(image, rendered, target, unseen))
+            rendered = self._verified(image, rendered, target)
             return Counterfactual(image, rendered, target, self._readings(z, moved, rendered))
 
     def _depths(self, image: Image, target: Labels) -> Float[Tensor, " b"]:
@@ -110,6 +110,14 @@ class LatentShift(LatentExplainer):
             stronger = _amplified(image[todo], rendered[todo], strength[todo])
             todo = todo.masked_scatter(todo, ~self._reads(stronger, target[todo]))
         return strength
+
+    def _verified(self, image: Image, rendered: Image, target: Labels) -> Image:
+        """Without needless changes, unless the head then no longer sees the target."""
+        if not self.verify:
+            return rendered
+        verified = self.verify(image, rendered, target, self.classifier)
+        lost = self._reads(rendered, target) & ~self._reads(verified, target)
+        return torch.where(lost.view(-1, *[1] * (image.ndim - 1)), rendered, verified)
 
     def _reads(self, image: Image, target: Labels) -> Bool[Tensor, " b"]:
         read = self.space.predicted(self.autoencoder.encode(image))

@@ -16,7 +16,7 @@ from torch.optim import Adam, Optimizer
 from cfxai.errors import ConfigError
 from cfxai.losses import logit_lead
 from cfxai.nn.freeze import frozen
-from cfxai.protocols import Counterfactual, Image, Labels, Logits
+from cfxai.protocols import Counterfactual, Image, Labels, Logits, Verify
 
 RAISE = 5.0
 """Factor of c from one round to the next."""
@@ -103,6 +103,7 @@ class Optimise:
         classifier: f, left untouched.
         smooth: of the change's total variation.
         margin, weight, rounds, steps, learning_rate, patience: of the `Search`; the learning rate in units of [-1, 1].
+        verify: undoes changes that the classifier does not need; null = none.
 
     Raises:
         ConfigError: what `Search` refuses.
@@ -122,8 +123,9 @@ class Optimise:
         steps: int = 60,
         learning_rate: float = 0.02,
         patience: int = 60,
+        verify: Verify | None = None,
     ) -> None:
-        self.classifier, self.smooth = classifier.eval().requires_grad_(False), smooth
+        self.classifier, self.smooth, self.verify = classifier.eval().requires_grad_(False), smooth, verify
         self.search = Search(
             margin=margin, weight=weight, rounds=rounds, steps=steps, learning_rate=learning_rate, patience=patience
         )
@@ -138,7 +140,10 @@ class Optimise:
         """[b c *spatial] in [-1, 1] to the nearest image found that f calls `target`; not random."""
         with frozen(self.classifier):
             found = self.search(image, lambda x, _: x.clamp(-1, 1), self.classifier, target, self._distance)
-        return Counterfactual(image, found.clamp(-1, 1), target)
+        found = found.clamp(-1, 1)
+        if self.verify:
+            found = self.verify(image, found, target, self.classifier)
+        return Counterfactual(image, found, target)
 
     def _distance(self, change: Image) -> Float[Tensor, " b"]:
         size = change.abs().flatten(1).mean(1)

@@ -13,7 +13,7 @@ from cfxai.latents.latent_space import LatentSpace
 from cfxai.methods.latent_explainer import CLASSIFIER, LatentExplainer, Representation
 from cfxai.methods.optimise import Search
 from cfxai.nn.freeze import frozen
-from cfxai.protocols import Counterfactual, Image, Labels
+from cfxai.protocols import Counterfactual, Image, Labels, Verify
 
 
 class OptimiseLatent(LatentExplainer):
@@ -24,7 +24,8 @@ class OptimiseLatent(LatentExplainer):
 
     Args:
         classifier: f, left untouched.
-        autoencoder, space, told: see `LatentExplainer`. The head does not lead the search; it reads what was found.
+        autoencoder, space, told, verify: see `LatentExplainer`. The head does not lead the search; it reads what was
+            found.
         margin, weight, rounds, steps, learning_rate, patience: of the `Search`; the rate in standard deviations.
 
     Raises:
@@ -42,6 +43,7 @@ class OptimiseLatent(LatentExplainer):
         *,
         space: LatentSpace,
         told: str = CLASSIFIER,
+        verify: Verify | None = None,
         margin: float = 2.2,
         weight: float = 2.0,
         rounds: int = 3,
@@ -49,7 +51,7 @@ class OptimiseLatent(LatentExplainer):
         learning_rate: float = 0.2,
         patience: int = 3,
     ) -> None:
-        super().__init__(classifier, autoencoder, space=space, told=told)
+        super().__init__(classifier, autoencoder, space=space, told=told, verify=verify)
         self.search = Search(
             margin=margin, weight=weight, rounds=rounds, steps=steps, learning_rate=learning_rate, patience=patience
         )
@@ -73,4 +75,6 @@ class OptimiseLatent(LatentExplainer):
             found = self.search(torch.zeros_like(z), decode, self.classifier, target, lambda u: u.norm(dim=1))
         with torch.no_grad():
             rendered = decode(found, torch.arange(len(image), device=image.device))
+            if self.verify:
+                rendered = self.verify(image, rendered, target, self.classifier)
             return Counterfactual(image, rendered, target, self._readings(z, z + found @ root, rendered))
