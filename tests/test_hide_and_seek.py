@@ -3,10 +3,12 @@
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 from test_cyclegan import toy_cyclegan
 from torch import Tensor, nn
 from toy import toy_batch, toy_coin
@@ -79,6 +81,50 @@ def test_every_pixel_is_the_images_or_the_counterfactuals(threshold: float, gain
     assert ((verified == image) | (verified == counterfactual)).all()
     small = (image - counterfactual).abs() / 2 <= threshold
     assert torch.equal(verified[small], counterfactual[small])
+
+
+class Weighs(nn.Module):
+    """Abnormal by a weighted sum of brightness: the more of a bright image is revealed, the more so."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, image: Tensor) -> Tensor:
+        evidence = (self.weight * (image + 1)).flatten(1).sum(1) - 1
+        return torch.stack([torch.zeros_like(evidence), evidence], 1)
+
+
+@given(st.integers(0, 1000), st.floats(0.0, 0.3))
+def test_asking_about_groups_answers_as_asking_about_each_region(seed: int, gain: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    classifier = Weighs(torch.rand(12, 12, generator=generator) ** 4 / 4)
+    healthy = torch.full((2, 1, 12, 12), -1.0)
+    bright = torch.rand(healthy.shape, generator=generator) > 0.75
+    image = healthy + bright * torch.rand(2, 1, 1, 1, generator=generator)
+    expected = healthy.clone()
+    before = classifier(healthy).softmax(1)[:, 0]
+    for n in range(2):
+        regions, count = ndimage.label(image[n, 0] - healthy[n, 0] > 0.1, np.ones((3, 3)))
+        for number in range(1, count + 1):
+            place = torch.from_numpy(regions == number)
+            revealed = torch.where(place, image[n], healthy[n])
+            if before[n] - classifier(revealed[None]).softmax(1)[0, 0] < gain:
+                expected[n] = torch.where(place, image[n], expected[n])
+        if classifier(expected[n][None]).argmax(1) == 1:
+            expected[n] = healthy[n]
+    assert torch.equal(HideAndSeek(0.05, gain)(image, healthy, normal(image), classifier), expected)
+
+
+def test_specks_that_do_not_matter_are_asked_about_together() -> None:
+    image, healthy = lesions()
+    image[:, :, 9::2, ::2] = 0.5
+    asked: list[int] = []
+    classifier = Minds()
+    classifier.register_forward_hook(lambda _module, given, _found: asked.append(len(given[0])))
+    verified = HideAndSeek()(image, healthy, normal(image), classifier)
+    assert torch.equal(verified[:, :, 8:], image[:, :, 8:])
+    assert sum(asked) < 30  # of two images with more than 20 changes each
 
 
 def test_volumes_are_verified_too() -> None:

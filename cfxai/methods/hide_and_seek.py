@@ -6,26 +6,34 @@ and is undone.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 from torch import Tensor, nn
 
 from cfxai.errors import ConfigError
 from cfxai.protocols import Image, Labels
 
-AT_ONCE = 64
-"""Revealed images in a forward pass."""
+AT_ONCE = 1 << 21
+"""Pixels of revealed images in a forward pass."""
+
+
+class Group(NamedTuple):
+    """Regions of one image that are revealed together, by their numbers."""
+
+    owner: int
+    regions: Int[Tensor, " n"]
 
 
 class HideAndSeek:
     """Undoes the changes that the classifier does not need.
 
     A candidate is a connected region where |x - x'| exceeds `threshold`. Revealed alone, it must lower the probability
-    of the counterfactual's target by `gain`; otherwise x' becomes x there. An image that f would no longer call as it
-    was to be called after all of this keeps its counterfactual as it was.
+    of the counterfactual's target by `gain`; otherwise x' becomes x there. Many are revealed together first: where all
+    of them lower it by less, none is needed, and otherwise each half is asked about. An image that f would no longer
+    call as it was to be called after all of this keeps its counterfactual as it was.
 
     Args:
         threshold: of |x - x'|, in [0, 1]; several are applied in turn, and a higher one divides what a lower one took
@@ -54,31 +62,40 @@ class HideAndSeek:
         self, image: Image, counterfactual: Image, target: Labels, classifier: nn.Module, threshold: float
     ) -> Image:
         difference = (image - counterfactual).abs().mean(1) / 2
-        owners, regions = _candidates(difference > threshold)
-        if not len(owners):
+        numbered, groups = _regions(difference > threshold)
+        if not groups:
             return counterfactual
         before = _probability(classifier, counterfactual, target)
-        revealed = torch.cat([
-            _probability(classifier, torch.where(shown[:, None], image[mine], counterfactual[mine]), target[mine])
-            for mine, shown in zip(owners.split(AT_ONCE), regions.split(AT_ONCE), strict=True)
-        ])  # fmt: skip
-        needless = before[owners] - revealed < self.gain
-        undo = torch.zeros_like(difference).index_add_(0, owners[needless], regions[needless].to(difference)) > 0
-        verified = torch.where(undo[:, None], image, counterfactual)
+        verified, few = counterfactual.clone(), max(1, AT_ONCE // difference[0].numel())
+        while groups:
+            needed = []
+            for chosen in (groups[start : start + few] for start in range(0, len(groups), few)):
+                owners = torch.tensor([group.owner for group in chosen], device=image.device)
+                shown = torch.stack([torch.isin(numbered[owner], regions) for owner, regions in chosen])[:, None]
+                revealed = torch.where(shown, image[owners], counterfactual[owners])
+                loss = before[owners] - _probability(classifier, revealed, target[owners])
+                for group, place, needless in zip(chosen, shown, (loss < self.gain).tolist(), strict=True):
+                    if needless:
+                        verified[group.owner] = torch.where(place, image[group.owner], verified[group.owner])
+                    else:
+                        needed.append(group)
+            groups = [Group(owner, half) for owner, some in needed if len(some) > 1 for half in some.tensor_split(2)]
         relapsed = (_probability(classifier, verified, target) <= 0.5) & (before > 0.5)
         return torch.where(relapsed.view(-1, *[1] * (image.ndim - 1)), counterfactual, verified)
 
 
-def _candidates(changed: Bool[Tensor, "b *spatial"]) -> tuple[Tensor, Bool[Tensor, "n *spatial"]]:
-    """The image [n] and the place of each of the n connected regions."""
+def _regions(changed: Bool[Tensor, "b *spatial"]) -> tuple[Int[Tensor, "b *spatial"], list[Group]]:
+    """The number of each pixel's connected region, 0 = not changed; and each image's largest region, and its others.
+
+    These are in the order of their size, so that specks, of which there are many, stay together.
+    """
     structure = ndimage.generate_binary_structure(changed.ndim - 1, changed.ndim - 1)
-    owners, regions = [], []
-    for owner, mask in enumerate(changed.cpu().numpy()):
-        labels, count = ndimage.label(mask, structure)
-        owners += [owner] * count
-        regions += [labels == number for number in range(1, count + 1)]
-    places = np.stack(regions) if regions else np.zeros((0, *changed.shape[1:]), bool)
-    return torch.tensor(owners, device=changed.device), torch.from_numpy(places).to(changed.device)
+    numbered = torch.stack([torch.from_numpy(ndimage.label(mask, structure)[0]) for mask in changed.cpu().numpy()])
+    groups = []
+    for owner, places in enumerate(numbered):
+        by_size = places.flatten().bincount()[1:].argsort(descending=True, stable=True) + 1
+        groups += [Group(owner, some.to(changed.device)) for some in (by_size[:1], by_size[1:]) if len(some)]
+    return numbered.to(changed.device), groups
 
 
 def _probability(classifier: nn.Module, image: Image, target: Labels) -> Float[Tensor, " b"]:
