@@ -173,6 +173,35 @@ def test_a_timid_rendering_is_strengthened_as_far_as_it_must_and_no_further() ->
         LatentShift(UpperIsBright(), Timid(), space=LatentSpace(2), strongest=0.5)
 
 
+def test_what_no_strength_helps_stays_as_it_is_rendered() -> None:
+    """Or is made as strong as the classifier needs, where the head never agrees."""
+    told = batch(12, 7)
+    target = 1 - told["label"]
+    method = LatentShift(UpperIsBright(), Timid(), space=LatentSpace(2, kind="logistic"))
+    method.fit([batch(40, 0)])
+    agreed = method.generate(told["image"], target).counterfactual
+    method.space.predicted = lambda z: told["label"][:1].expand(len(z))  # type: ignore[method-assign]
+    alike = told["label"] == told["label"][0]  # whose target the head now never reads
+    found = method.generate(told["image"][alike], target[alike])
+    assert torch.allclose(found.counterfactual, agreed[alike], atol=1e-6)
+    method.classifier = Resolute(told["label"][0])
+    timid = method.generate(told["image"][alike], target[alike])
+    method.strengths = [1.0]
+    assert torch.equal(timid.counterfactual, method.generate(told["image"][alike], target[alike]).counterfactual)
+    assert (timid.difference.flatten(1).amax(1) < found.difference.flatten(1).amax(1)).all()
+
+
+class Resolute(nn.Module):
+    """Calls every image the same."""
+
+    def __init__(self, label: Tensor) -> None:
+        super().__init__()
+        self.label = int(label)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return nn.functional.one_hot(torch.full((len(image),), self.label), 2).float()
+
+
 def test_a_grade_that_the_classifier_does_not_see_gives_way_to_the_next() -> None:
     told = batch(12, 9, grades=4)
     normal, abnormal = told["image"][told["grade"] == 0], torch.ones(3, dtype=torch.long)

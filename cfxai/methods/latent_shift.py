@@ -6,6 +6,8 @@ does not say. Which way to go is told by what the head reads in the image, never
 is what was asked for is asked again: it is encoded once more, and shown to the classifier by the evaluation.
 """
 
+import math
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -32,7 +34,8 @@ class LatentShift(LatentExplainer):
             an image of the class itself never goes. Of a multinomial head, logits beyond the boundary.
         direction: of the move; see `LatentSpace`.
         strongest: where head or classifier do not see the target in the rendered image yet, its change is made stronger
-            step by step, up to so many times; 1 = it stays as it is rendered (published).
+            step by step, up to so many times; where that does not help, it stays as it is rendered. 1 = all stay so
+            (published).
         corrections: how often an image of a sweep is rendered again, at most, for the head to read in it the level that
             was asked for; 0 = it stays as it is rendered (published).
 
@@ -64,7 +67,9 @@ class LatentShift(LatentExplainer):
         if corrections < 0:
             raise ConfigError(f"method.corrections: must be 0 or more, got {corrections}.")
         super().__init__(classifier, autoencoder, space=space, told=told, verify=verify)
-        self.depth, self.direction, self.strongest, self.corrections = depth, direction, strongest, corrections
+        self.depth, self.direction, self.corrections = depth, direction, corrections
+        steps = math.ceil(math.log(strongest, STRONGER))
+        self.strengths = [min(STRONGER**step, strongest) for step in range(steps + 1)]
 
     def generate(self, image: Image, target: Labels) -> Counterfactual:
         """[b c *spatial] in [-1, 1] to each image's counterfactual for its class in `target`.
@@ -99,17 +104,22 @@ class LatentShift(LatentExplainer):
         return self.space.to_class(z, target, self.depth, self.direction)
 
     def _strength(self, image: Image, rendered: Image, target: Labels, todo: Bool[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """The least s = 1, 1.25, 1.25^2, ... at which x + s (x' - x) is read as the target; if none is, `strongest`.
+        """The least s = 1, 1.25, 1.25^2, ... `strongest` at which x + s (x' - x) is read as the target.
 
-        By the head and, unless that is told something else than what is classified, by the classifier too. 1 where
-        there is nothing `todo`.
+        By head and classifier; where they never agree, by the classifier, which is to be explained; where that never
+        does, 1, as a change that saturates would only hide what was found. 1 where there is nothing `todo`.
         """
-        strength, todo = torch.ones(len(image), device=image.device), todo.clone()
-        while todo.any() and strength.max() < self.strongest:
-            strength[todo] = (STRONGER * strength[todo]).clamp_max(self.strongest)
-            stronger = _amplified(image[todo], rendered[todo], strength[todo])
-            todo = todo.masked_scatter(todo, ~self._reads(stronger, target[todo]))
-        return strength
+        strength, called_at = torch.ones(len(image), device=image.device), torch.zeros(len(image), device=image.device)
+        todo = todo.clone()
+        for tried in self.strengths:
+            if not len(rows := todo.nonzero()[:, 0]):
+                break
+            stronger = _amplified(image[rows], rendered[rows], strength.new_full((len(rows),), tried))
+            read, called = self._seen(stronger, target[rows])
+            called_at[rows[called & (called_at[rows] == 0)]] = tried
+            strength[rows[read & called]] = tried
+            todo[rows[read & called]] = False
+        return torch.where(todo, called_at.clamp_min(1), strength)
 
     def _verified(self, image: Image, rendered: Image, target: Labels) -> Image:
         """Without needless changes, unless the head then no longer sees the target."""
@@ -120,14 +130,19 @@ class LatentShift(LatentExplainer):
         return torch.where(lost.view(-1, *[1] * (image.ndim - 1)), rendered, verified)
 
     def _reads(self, image: Image, target: Labels) -> Bool[Tensor, " b"]:
+        read, called = self._seen(image, target)
+        return read & called
+
+    def _seen(self, image: Image, target: Labels) -> tuple[Bool[Tensor, " b"], Bool[Tensor, " b"]]:
+        """Whether the target is seen by the head, and by the classifier; by the head alone if told a column."""
         read = self.space.predicted(self.autoencoder.encode(image))
         if self.told not in CLASSIFIED:
-            return read == target
+            return read == target, read == target
         called = self.classifier(image).argmax(1)
         if self.told == GRADE:  # a worse one is abnormal, too
             read = torch.where(target > NORMAL, read.minimum(target), read)
-            return (read == target) & ((called > NORMAL) == (target > NORMAL))
-        return (read == target) & (called == target)
+            return read == target, (called > NORMAL) == (target > NORMAL)
+        return read == target, called == target
 
     def sweep(self, image: Image, levels: Float[Tensor, " n"]) -> Float[Tensor, "n b c *spatial"]:
         """The images at several levels of severity: grades of a head that knows more than two; else from 0, where
