@@ -1,11 +1,11 @@
 """Moves in a code and what they render, with an autoencoder whose code can be computed by hand."""
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from toy_latents import ByHand, UpperIsBright, batch
 
 from cfxai.errors import ConfigError, DataError
 from cfxai.latents.latent_space import LatentSpace
@@ -19,49 +19,6 @@ from cfxai.protocols import (
     Method,
     goes_both_ways,
 )
-
-
-class ByHand:
-    """z = mean brightness of the upper and of the lower half; x_T = what is left; rendering adds both again."""
-
-    def __init__(self) -> None:
-        self.network: nn.Module = nn.Linear(1, 1)
-        self.modules, self.optimizers = nn.ModuleDict({"network": self.network}), {}
-
-    def losses(self, batch: Mapping[str, Tensor], step: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        yield "autoencoder", {"denoise": batch["image"].mean()}
-
-    def checks(self, image: Tensor) -> dict[str, float]:
-        return {"reconstruction_error": 0.0}
-
-    def encode(self, image: Tensor) -> Tensor:
-        return torch.stack([image[:, 0, :4].mean((1, 2)), image[:, 0, 4:].mean((1, 2))], 1)
-
-    def encode_stochastic(self, image: Tensor, z: Tensor) -> Tensor:
-        return image - self._halves(z)
-
-    def render(self, noise: Tensor, z: Tensor, origin: Tensor | None = None) -> Tensor:
-        return noise + self._halves(z)
-
-    def _halves(self, z: Tensor) -> Tensor:
-        return z.repeat_interleave(4, 1)[:, None, :, None].expand(-1, 1, 8, 8)
-
-
-class UpperIsBright(nn.Module):
-    def forward(self, image: Tensor) -> Tensor:
-        z = 20 * image[:, 0, :4].mean((1, 2))
-        return torch.stack([-z, z], 1)
-
-
-def batch(size: int, seed: int, *, grades: int = 2) -> dict[str, Any]:
-    """The upper half's brightness rises with the grade; the lower half's is of no matter."""
-    random = torch.Generator().manual_seed(seed)
-    grade = torch.arange(size) % grades
-    image = 0.02 * torch.randn(size, 1, 8, 8, generator=random)
-    image[:, :, :4] += (0.3 * (2 * grade / (grades - 1) - 1))[:, None, None, None]
-    image[:, :, 4:] += 0.2 * torch.randn(size, 1, 1, 1, generator=random)
-    names = [f"p{i}" for i in range(size)]
-    return {"image": image, "label": (grade > 0).long(), "grade": grade, "group": names}
 
 
 def shift(kind: str = "logistic", classes: int = 2, **settings: Any) -> LatentShift:
@@ -272,78 +229,6 @@ def test_grades_that_are_not_there_and_values_out_of_range_are_refused() -> None
         LatentShift(UpperIsBright(), ByHand(), space=LatentSpace(2), depth=-1)
     with pytest.raises(ConfigError, match="not fitted"):
         method.generate(plain["image"], torch.zeros(20, dtype=torch.long))
-
-
-def aged(size: int, seed: int) -> dict[str, Any]:
-    """The lower half is brighter in the old, and the ill are older."""
-    told, random = batch(size, seed), torch.Generator().manual_seed(seed)
-    age = 50 + 15 * told["label"] + 10 * torch.randn(size, generator=random)
-    told["image"][:, :, 4:] += ((age - 60) / 100)[:, None, None, None]
-    told["image"] *= 0.4  # no move shall reach the ends of the range
-    return told | {"columns": {"age": [f"{years:.1f}" for years in age], "site": ["A", "B"] * (size // 2)}}
-
-
-def held(*names: str, told: str = "label") -> LatentShift:
-    space = LatentSpace(2, kind="logistic", hold=names)
-    return LatentShift(UpperIsBright(), ByHand(), space=space, told=told, strongest=1.0)
-
-
-def test_a_move_leaves_a_planted_confounder_alone() -> None:
-    training, asked = [aged(200, 0), aged(200, 1)], aged(20, 2)
-    target = 1 - asked["label"]
-    method, free = held("age"), held()
-    for one in (method, free):
-        one.fit(training)
-    z = torch.cat([ByHand().encode(one["image"]) for one in training]).double()
-    age = torch.tensor([float(years) for one in training for years in one["columns"]["age"]]).double()
-    least_squares = torch.linalg.lstsq(z - z.mean(0), (age - age.mean())[:, None]).solution[:, 0]
-    direction = method.space.confounders[0].double()
-    assert abs(torch.cosine_similarity(direction, least_squares, dim=0)) > 0.99
-    years = []
-    for one in (method, free):
-        found = one.generate(asked["image"], target)
-        assert (UpperIsBright()(found.counterfactual).argmax(1) == target).all()
-        moved = ByHand().encode(found.counterfactual) - ByHand().encode(asked["image"])
-        years.append((moved.double() @ least_squares).abs().mean())
-        if one is method:
-            assert (moved.double() @ direction).abs().max() < 1e-5
-    assert years[1] > 5
-    assert years[0] < 0.2 * years[1]
-
-
-def test_one_column_is_moved_and_another_held() -> None:
-    training, asked = aged(200, 0), aged(20, 2)
-    training["columns"] |= {"upper": training["label"].tolist()}
-    training["columns"] |= {"lower": (ByHand().encode(training["image"])[:, 1] > 0).int().tolist()}
-    method = held("lower", "site", told="upper")
-    method.fit([training])
-    with pytest.raises(ConfigError, match="No move changes this score alone"):  # two directions of two are held
-        method.generate(asked["image"], asked["label"])
-    method = held("upper", told="lower")
-    method.fit([training])
-    target = (ByHand().encode(asked["image"])[:, 1] <= 0).long()
-    found = method.generate(asked["image"], target)
-    assert (found.extras["reencoded_grade"] == target).all()
-    reading = LatentSpace(2, kind="logistic").fit(ByHand().encode(training["image"]), training["label"])
-    before, after = (reading.score(ByHand().encode(image)) for image in (asked["image"], found.counterfactual))
-    assert torch.allclose(before, after, atol=1e-3)
-
-
-def test_columns_that_will_not_do_are_named() -> None:
-    training = aged(20, 0)
-    for method, told in (
-        (held("weight"), r"no column weight, .*they have age, grade, label, site"),
-        (held(told="site"), "Column site must hold whole numbers"),
-        (held(told="age"), "Column age must hold whole numbers"),
-    ):
-        with pytest.raises(DataError, match=told):
-            method.require(training)
-    training["columns"]["age"][3] = ""
-    with pytest.raises(DataError, match="Column age is empty for 1 of 20"):
-        held("age").require(training)
-    held("site").require(training)
-    with pytest.raises(ConfigError, match="must not name label"):
-        held("label")
 
 
 def three_classes(size: int, seed: int) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_latent_shift import ByHand, UpperIsBright, aged, batch
 from torch import Tensor
+from toy_latents import ByHand, UpperIsBright, aged, batch
 
 from cfxai.errors import ConfigError
 from cfxai.latents.latent_space import LatentSpace
